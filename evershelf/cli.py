@@ -1,0 +1,71 @@
+"""The `evershelf` command. Each subcommand lives with what it commands and is imported only when it is called, so that a gateway never loads Spark."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from evershelf.errors import EvershelfError
+
+# command -> where it is written, what it does
+COMMANDS = {
+    "doctor": ("evershelf.doctor:doctor", "Check what this machine has and what is missing."),
+    "simulate": ("evershelf.shops.commands:simulate", "Make the raw days of a simulated shop."),
+    "ingest": ("evershelf.shops.commands:ingest", "Take a shop's raw days in at the door: pseudonyms first, then landing."),
+    "up": ("evershelf.stack.commands:up", "Start the local stack in the background."),
+    "down": ("evershelf.stack.commands:down", "Stop what `up` started."),
+    "demo": ("evershelf.demo.commands:demo", "Go round the whole circle, break things, report."),
+    "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot."),
+    "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
+    "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),
+    "evaluate": ("training.commands:evaluate", "Evaluate the newest model on the shop's time split."),
+    "status": ("serving.promotion.commands:status", "Show what is live, since when, how old, and what is wrong."),
+    "snapshots": ("serving.promotion.commands:snapshots", "List, verify and describe snapshots."),
+    "promote": ("serving.promotion.commands:promote", "Try a snapshot on a share of the shoppers; promote or reject it."),
+    "rollback": ("serving.promotion.commands:rollback", "Put last-good back, everywhere, at once."),
+    "pin": ("serving.promotion.commands:pin", "Keep stable what is stable: promotions are refused until unpinned."),
+    "freeze": ("serving.promotion.commands:freeze", "Stop every promotion until unfrozen."),
+    "serve": ("serving.gateway.commands:serve", "Start a gateway."),
+    "model-server": ("serving.model_server.commands:model_server", "Start the TensorFlow Serving stand-in."),
+    "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract."),
+}
+
+
+class LazyCommands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(f"`evershelf {cmd_name}` needs the package {error.name}, which this role did not install; see README, section Roles.") from None
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):  # from the table: --help of one command must not import the others
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="evershelf")
+def cli() -> None:
+    """Search and recommendations that never go dark."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run one command; a foreseeable mistake is printed without a stack trace."""
+    try:
+        return cli.main(arguments, prog_name="evershelf")
+    except EvershelfError as error:
+        click.echo(f"evershelf: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

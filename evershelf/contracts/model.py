@@ -1,0 +1,29 @@
+"""What a trained model looks like on disk and how it is called. Training writes it, the snapshot carries it, serving calls it.
+
+models/<model_id>/
+    saved_model/         SavedModel, signature `serving_default` = RANK_INPUTS -> RANK_OUTPUT, with warm-up records
+    ranker.tflite        the same ranker for one request (batch 1), float32
+    vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...]}; entry 0 is padding or unknown
+    item_vectors.npy     [items, width] float32, row = index in the vocabulary
+    user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
+    evaluation.json      metrics, baselines, quality per rung, blessed or not and why
+    golden.json          requests with the scores that the offline model gives them; made of item ids only
+    lineage.json         lake tables and versions, parameters, seed, code version, data_as_of
+"""
+
+HISTORY_LENGTH = 50  # newest last, padded on the left with 0
+QUERY_WORDS = 8
+RANKED_CANDIDATES = 200
+
+MODEL_NAME = "ranker"
+SIGNATURE = "serving_default"
+
+# name -> (dtype, length of the second axis); the first axis is the batch
+RANK_INPUTS = {
+    "history_items": ("int32", HISTORY_LENGTH),
+    "history_actions": ("int32", HISTORY_LENGTH),
+    "history_ages": ("float32", HISTORY_LENGTH),  # days between the event and the request, 0 or more
+    "query_words": ("int32", QUERY_WORDS),
+    "candidates": ("int32", RANKED_CANDIDATES),
+}
+RANK_OUTPUT = "scores"  # float32 [batch, RANKED_CANDIDATES]; higher is better, padding gets the lowest float

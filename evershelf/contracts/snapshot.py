@@ -1,0 +1,23 @@
+"""The snapshot: one immutable, checksummed bundle of everything that answers; the unit of release.
+
+<data_as_of>-<first 8 hex digits of the manifest's sha256>/
+    manifest.json       written last
+    model/              SavedModel; ranker.tflite and vocabulary.json stand beside it at the top
+    store.lmdb          candidates, histories and popular lists
+    items.lmdb          what an answer shows of an item, and its index in the vocabulary
+    search/             lexical index
+    golden.json         requests and the scores that the offline model gives them
+    evaluation.json     offline figures of the model
+"""
+
+MANIFEST = "manifest.json"
+MODEL = "model"
+RANKER = "ranker.tflite"
+VOCABULARY = "vocabulary.json"
+STORE = "store.lmdb"
+ITEMS = "items.lmdb"
+SEARCH = "search"
+GOLDEN = "golden.json"
+EVALUATION = "evaluation.json"
+
+READS_CONTRACTS = {"snapshot": 1}

@@ -1,0 +1,32 @@
+"""Shoppers' ids become keyed hashes at the door; raw ids are never stored."""
+
+import hashlib
+import hmac
+import secrets
+from functools import cache
+
+from evershelf import storage
+from evershelf.settings import load_settings
+
+
+@cache
+def _key() -> bytes:
+    settings = load_settings()
+    if configured := settings.privacy.user_key.get_secret_value():
+        return configured.encode()
+    return shared_secret("user.key").encode()
+
+
+def shared_secret(name: str) -> str:
+    """Return the secret kept in a file of the installation's home, made on first use and readable by its owner alone."""
+    path = load_settings().home / name
+    try:
+        storage.create(path, secrets.token_hex(32).encode())  # mkstemp made it 0600
+    except FileExistsError:
+        pass  # made earlier, or by a process that was a moment faster
+    return path.read_text().strip()
+
+
+def pseudonym(user_id: str) -> str:
+    """Return the keyed hash (HMAC-SHA-256, 32 hex digits) that stands for a shopper's id everywhere behind the door."""
+    return hmac.new(_key(), user_id.encode(), hashlib.sha256).hexdigest()[:32]

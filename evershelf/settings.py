@@ -1,0 +1,214 @@
+"""Settings: environment variables over one TOML file over the defaults below; frozen, typed, read once.
+
+`EVERSHELF_GATEWAY__PORT=8080` sets `port` in the section `[gateway]`. The file is `evershelf.toml` in the working folder, or `EVERSHELF_CONFIG`.
+"""
+
+import os
+import tomllib
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from evershelf.errors import InvalidSettings
+
+PREFIX = "EVERSHELF_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]  # 0: a free one is chosen when the process starts
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("not a time zone of the IANA database, such as Europe/London")
+    return name
+
+
+def _storage_url(url: str) -> str:
+    if url and not url.startswith("file:///"):
+        raise ValueError("must be a file:///absolute/path address; other file systems are not supported yet")
+    return url.rstrip("/")
+
+
+StorageUrl = Annotated[str, AfterValidator(_storage_url)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShopSettings(Section):
+    adapter: Literal["simulator", "online_retail"] = "simulator"
+    timezone: Annotated[str, AfterValidator(_timezone)] = "Europe/London"  # the shop's own calendar
+    currencies: tuple[Annotated[str, Field(pattern="^[A-Z]{3}$")], ...] = ("GBP", "EUR", "USD")
+    bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
+
+
+class PrivacySettings(Section):
+    user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
+
+
+class LakeSettings(Section):
+    restated_days: Annotated[int, Field(ge=0, le=7)] = 2  # rows may land so many days late
+    max_quarantined_share: Share = 0.25  # more than this of a landing day stops the day
+    min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
+    max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
+    spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
+    spark_master: str = "local[2]"
+
+
+class TrainingSettings(Section):
+    ranks: Positive = 2
+    epochs: Positive = 12
+    batch_size: Positive = 128  # per rank
+    width: Positive = 64
+    blocks: Positive = 2
+    heads: Positive = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    seed: int = 7
+    validation_days: Positive = 2
+    history_days: Positive = 90
+    min_ndcg_over_popular: Annotated[float, Field(ge=0)] = 1.0  # blessed only at this multiple of the popular list's NDCG@10
+    max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval
+
+
+class CandidateSettings(Section):
+    per_user: Positive = 100
+    per_item: Positive = 50
+    per_query: Positive = 50
+    popular: Positive = 100
+    active_days: Positive = 90  # shoppers seen within so many days get a list of their own
+
+
+class RedisSettings(Section):
+    host: str = "127.0.0.1"
+    port: Port = 6379
+    timeout: timedelta = timedelta(milliseconds=15)
+
+
+class ModelServerSettings(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8500
+    models: Path | None = None  # versions are copied here before they are loaded; default <home>/model_server
+
+
+class GatewaySettings(Section):
+    name: Annotated[str, Field(pattern="^[a-z0-9-]{1,40}$")] = "gateway-1"  # names its local state and its event segments
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    urls: tuple[str, ...] = ()  # every gateway, for promotion and rollback; default: this one
+    admin_token: SecretStr = SecretStr("")  # empty: `<home>/admin.token`, made on first use
+    deadline: timedelta = timedelta(milliseconds=150)
+    max_in_flight: Positive = 256  # above this, requests are shed with 503 and Retry-After
+    max_snapshot_age: timedelta = timedelta(hours=36)  # older than this alerts, and still serves
+    log_poll: timedelta = timedelta(milliseconds=500)
+    ship_interval: timedelta = timedelta(seconds=10)
+    explored_share: Annotated[float, Field(ge=0, le=0.2)] = 0.02
+
+
+class PromotionSettings(Section):
+    shares: tuple[Share, ...] = (0.01, 0.05, 0.25, 0.5)
+    min_requests: Positive = 200  # canary answers before a stage is judged
+    stage_timeout: timedelta = timedelta(minutes=10)  # no verdict by then: rejected
+    max_error_ratio: Annotated[float, Field(ge=0)] = 0.001  # errors of the canary above those of stable, share of requests
+    load_timeout: timedelta = timedelta(minutes=2)
+    keep_snapshots: Positive = 5
+
+
+class AirflowSettings(Section):
+    port: Port = 8090
+
+
+class TelemetrySettings(Section):
+    statsd_host: str = "127.0.0.1"
+    statsd_port: Port = 9125
+    prometheus_port: Port = 9090
+
+
+class Settings(BaseSettings):
+    """All settings. `home` holds everything one installation writes; the four addresses default to folders in it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    home: Annotated[Path, AfterValidator(Path.absolute)] = Path(".evershelf")
+    landing_url: StorageUrl = ""
+    lake_url: StorageUrl = ""
+    snapshots_url: StorageUrl = ""
+    promotions_url: StorageUrl = ""
+    shop: ShopSettings = ShopSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    lake: LakeSettings = LakeSettings()
+    training: TrainingSettings = TrainingSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    redis: RedisSettings = RedisSettings()
+    model_server: ModelServerSettings = ModelServerSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    promotion: PromotionSettings = PromotionSettings()
+    airflow: AirflowSettings = AirflowSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "models", "candidates"]) -> str:
+        """Return the address of a place, without a trailing slash."""
+        return str(getattr(self, f"{place}_url", "")) or (self.home / place).as_uri()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.shop.timezone)
+
+    @property
+    def served_models(self) -> Path:
+        return self.model_server.models or self.home / "model_server"
+
+    @property
+    def gateway_urls(self) -> tuple[str, ...]:
+        return self.gateway.urls or (f"http://{self.gateway.host}:{self.gateway.port}",)
+
+
+def config_file() -> Path:
+    return Path(os.environ.get(CONFIG_VARIABLE, "evershelf.toml"))
+
+
+@cache
+def load_settings() -> Settings:
+    """Read and check all settings.
+
+    Raises:
+        InvalidSettings: names every wrong setting, its value and what is allowed.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable != CONFIG_VARIABLE and variable.split("__")[0] not in known:
+            raise InvalidSettings(f"{variable} is set but is no setting of Evershelf. Allowed are {', '.join(sorted(known))}. Nothing was started.")
+    if CONFIG_VARIABLE in os.environ and not config_file().is_file():
+        raise InvalidSettings(f"{CONFIG_VARIABLE} names {config_file()}, which is not a file. Nothing was started.")
+    try:
+        return Settings()
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(f"{config_file()} is not valid TOML: {error}. Nothing was started.") from None
+    except (ValidationError, ValueError) as error:
+        raise InvalidSettings(_explain(error)) from None
+
+
+def _explain(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return f"Settings could not be read: {error}. Nothing was started."
+    lines = [f"  {'.'.join(map(str, problem['loc']))} = {problem['input']!r}: {problem['msg']}" for problem in error.errors()]
+    return "Wrong settings (environment or " + str(config_file()) + "); nothing was started:\n" + "\n".join(lines)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Build the Horovod wheel (TensorFlow, Gloo, no MPI) once per machine and install it into .venv.
+# The newest Horovod predates TensorFlow 2.21: some XLA headers moved, so a folder of forwarding headers bridges old paths to new ones.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python="$PWD/.venv/bin/python"
+key=$(cat "$0" requirements/horovod.txt <(grep -E '^tensorflow==' requirements/all.txt) | sha256sum | cut -c1-16)
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/evershelf/horovod-$key"
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock 9  # two clones may set up at once
+
+if ! compgen -G "$cache/horovod-*.whl" >/dev/null; then
+    echo "Building Horovod (once per machine, 2 to 4 minutes; log: $cache/build.log)"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    include=$("$python" -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent / "include")')
+    forward() { # old header path, new header path
+        mkdir -p "$work/include/$(dirname "$1")"
+        echo "#include \"$2\"" >"$work/include/$1"
+    }
+    forward tensorflow/compiler/xla/client/xla_builder.h xla/hlo/builder/xla_builder.h
+    for header in service/custom_call_target_registry.h service/hlo.pb.h shape.h xla_data.pb.h; do
+        forward "tensorflow/compiler/xla/$header" "xla/$header"
+    done
+    export CPLUS_INCLUDE_PATH="$work/include:$include/external/farmhash_archive/src:$include/external/highwayhash"
+    export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
+    export PATH="$PWD/.venv/bin:$PATH" MAKEFLAGS="-j$(nproc)"
+    if ! "$python" -m pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir "$work/wheel" \
+        -r requirements/horovod.txt >"$cache/build.log" 2>&1; then
+        tail -30 "$cache/build.log" >&2
+        echo "Horovod did not build: nothing can be trained on this machine. The whole log is $cache/build.log." >&2
+        exit 1
+    fi
+    mv "$work"/wheel/horovod-*.whl "$cache/"
+fi
+"$python" -m uv pip install -q --python "$python" --no-deps "$cache"/horovod-*.whl

@@ -1,0 +1,1 @@
+"""Answers (gateway), candidates (stores), decisions (promotion) and the TensorFlow Serving stand-in (model_server)."""

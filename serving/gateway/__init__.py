@@ -1,0 +1,1 @@
+"""Answers shoppers: the ladder, its rungs, and the HTTP API."""

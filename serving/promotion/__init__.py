@@ -1,0 +1,1 @@
+"""Decides what is live: the promotion log, the promoter, the judge and the way back."""

@@ -1,0 +1,1 @@
+"""Candidates: written once per snapshot, read by the gateway from local disk or from Redis."""

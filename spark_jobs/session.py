@@ -1,0 +1,38 @@
+"""One Spark session with Delta, sized for the machine at hand."""
+
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from evershelf.errors import CommandFailed
+from evershelf.settings import load_settings
+
+JARS = Path(__file__).parents[1] / "deploy" / "jars" / "target" / "jars"
+
+
+def spark_session(job: str) -> SparkSession:
+    """Start or return the session of a job.
+
+    Raises:
+        CommandFailed: the jars were never fetched.
+    """
+    settings = load_settings()
+    jars = sorted(JARS.glob("*.jar"))
+    if not jars:
+        raise CommandFailed(f"Spark's Delta jars are not in {JARS}. Nothing was read or written; run `make setup`.")
+    return (
+        SparkSession.builder.appName(f"evershelf-{job}")
+        .master(settings.lake.spark_master)
+        .config("spark.driver.memory", settings.lake.spark_memory)
+        .config("spark.jars", ",".join(map(str, jars)))
+        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+        .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", "4")  # the tables of one day are small; adaptive execution splits what is not
+        .config("spark.databricks.delta.snapshotPartitions", "2")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .getOrCreate()
+    )
