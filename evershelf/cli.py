@@ -43,7 +43,9 @@ class LazyCommands(click.Group):
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise click.ClickException(f"`evershelf {cmd_name}` needs the package {error.name}, which this role did not install; see README, section Roles.") from None
+            raise click.ClickException(
+                f"`evershelf {cmd_name}` needs the package {error.name}, which this role did not install; see README, section Roles."
+            ) from None
         assert isinstance(command, click.Command)
         return command
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+from contextlib import suppress
 from functools import cache
 
 from evershelf import storage
@@ -20,10 +21,8 @@ def _key() -> bytes:
 def shared_secret(name: str) -> str:
     """Return the secret kept in a file of the installation's home, made on first use and readable by its owner alone."""
     path = load_settings().home / name
-    try:
-        storage.create(path, secrets.token_hex(32).encode())  # mkstemp made it 0600
-    except FileExistsError:
-        pass  # made earlier, or by a process that was a moment faster
+    with suppress(FileExistsError):  # made earlier, or by a process that was a moment faster
+        storage.create(path, secrets.token_hex(32).encode(), mode=0o600)
     return path.read_text().strip()
 
 

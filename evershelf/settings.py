@@ -5,7 +5,7 @@
 
 import os
 import tomllib
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -124,11 +124,15 @@ class PromotionSettings(Section):
 
 class AirflowSettings(Section):
     port: Port = 8090
+    daily_at_hour: Annotated[int, Field(ge=0, le=23)] = 2  # on the shop's clock: a landing day is complete by then on the next day
+    first_day: date | None = None  # the scheduler runs every landing day from this one on; not set: only the newest (days before it are backfills)
+    last_day: date | None = None  # the scheduler runs no landing day after this one
 
 
 class TelemetrySettings(Section):
     statsd_host: str = "127.0.0.1"
     statsd_port: Port = 9125
+    exporter_port: Port = 9102  # where Prometheus reads what StatsD collected
     prometheus_port: Port = 9090
 
 

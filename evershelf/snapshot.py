@@ -75,7 +75,9 @@ def verify(folder: Path) -> Manifest:
     problems += [f"{name} does not belong to it" for name in found.keys() - manifest.files.keys()]
     problems += [f"{name} has changed" for name in found.keys() & manifest.files.keys() if found[name] != manifest.files[name]]
     if problems:
-        raise SnapshotDamaged(f"Snapshot {folder.name} is damaged: {'; '.join(sorted(problems))}. It is refused; what is live stays live. Fetch or build it again.")
+        raise SnapshotDamaged(
+            f"Snapshot {folder.name} is damaged: {'; '.join(sorted(problems))}. It is refused; what is live stays live. Fetch or build it again."
+        )
     return manifest
 
 

@@ -5,8 +5,8 @@ makes atomic.
 """
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,31 +40,30 @@ def flush_tree(folder: Path) -> None:
     flush(folder)
 
 
-def create(path: Path, content: bytes) -> None:
-    """Create a file that nobody has created before.
+def create(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Create a file that nobody has created before, with permissions `mode` less the umask.
 
     Raises:
         FileExistsError: the name is taken; what it holds is untouched.
     """
-    with _written_aside(path, content) as aside:
-        os.link(aside, path)
+    with _written_aside(path, content, mode) as aside:
+        path.hardlink_to(aside)
     flush(path.parent)
 
 
 def replace(path: Path, content: bytes) -> None:
     """Create or replace a file; a reader sees the old content or the new, never a mixture."""
-    with _written_aside(path, content) as aside:
-        os.replace(aside, path)
+    with _written_aside(path, content, 0o666) as aside:
+        aside.replace(path)
     flush(path.parent)
 
 
 @contextmanager
-def _written_aside(path: Path, content: bytes) -> Iterator[Path]:
+def _written_aside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=ASIDE, dir=path.parent)
-    aside = Path(name)
+    aside = path.with_name(f"{ASIDE}{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -81,7 +80,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         FileExistsError: the name is taken by then; what it holds is untouched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder.parent))
+    aside = folder.with_name(f"{ASIDE}{secrets.token_hex(8)}")
+    aside.mkdir()
     try:
         yield aside
         flush_tree(aside)

@@ -1,0 +1,37 @@
+# The commands that people and CI use. Each does all its set-up.
+SHELL := bash
+SHOP ?= simulator
+DATA ?=
+python := .venv/bin/python
+evershelf := .venv/bin/evershelf
+
+.PHONY: setup demo test check bench stack lock clean
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(evershelf) demo --shop $(SHOP) $(if $(DATA),--data $(DATA))
+
+test: setup
+	@$(python) -m pytest
+
+check: setup
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+	@.venv/bin/lint-imports --no-cache
+	@$(python) scripts/check_docs.py
+	@$(python) scripts/check_locks.py
+
+bench: setup
+	@$(evershelf) bench all
+
+stack: setup
+	@$(evershelf) up --foreground
+
+lock: setup
+	@scripts/lock.sh
+
+clean:
+	rm -rf .evershelf .venv .setup deploy/jars/target build
