@@ -1,0 +1,1 @@
+"""Airflow: one file per DAG; wiring and a run-book, nothing else."""

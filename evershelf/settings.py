@@ -66,12 +66,12 @@ class LakeSettings(Section):
 class TrainingSettings(Section):
     ranks: Positive = 2
     epochs: Positive = 12
-    batch_size: Positive = 128  # per rank
+    batch_size: Positive = 32  # sequences per rank
     width: Positive = 64
     blocks: Positive = 2
     heads: Positive = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003
     seed: int = 7
     validation_days: Positive = 2
     history_days: Positive = 90
@@ -118,6 +118,13 @@ class PromotionSettings(Section):
     min_requests: Positive = 200  # canary answers before a stage is judged
     stage_timeout: timedelta = timedelta(minutes=10)  # no verdict by then: rejected
     max_error_ratio: Annotated[float, Field(ge=0)] = 0.001  # errors of the canary above those of stable, share of requests
+    max_empty_ratio: Share = 0.005  # the same for empty answers
+    max_fallback_ratio: Share = 0.05  # the same for answers from below the live rung
+    max_slow_ratio: Share = 0.05  # the same for answers slower than 95 % of stable's
+    max_click_loss: Share = 0.1  # clicks per shown item that the canary may lose, share of stable's
+    max_slower: Annotated[float, Field(gt=0.5, lt=1)] = 0.75  # probability that a canary answer is slower than a stable one; 0.5 is equal
+    significance: Share = 0.005  # chance of rejecting a snapshot that is as good as stable, per guardrail and stage
+    judge_interval: timedelta = timedelta(milliseconds=500)
     load_timeout: timedelta = timedelta(minutes=2)
     keep_snapshots: Positive = 5
 

@@ -1,0 +1,1 @@
+"""Airflow: operators. Airflow imports every file here, so imports stay light."""

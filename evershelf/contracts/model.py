@@ -6,8 +6,9 @@ models/<model_id>/
     vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...]}; entry 0 is padding or unknown
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
-    evaluation.json      metrics, baselines, quality per rung, blessed or not and why
-    golden.json          requests with the scores that the offline model gives them; made of item ids only
+    evaluation.json      {"metrics": {"NDCG@10": …, "P_U": …, "P_P": …, "P_T": …}, "baselines": …, "rung_quality": {rung: …}, "blessed": …, "why": …}
+    golden.json          {"requests": [{"inputs": {name: [1, length]}, "scores": [1, RANKED_CANDIDATES]}, …], "tolerance": …}: what the offline model scores;
+                         made of item indexes only, no shopper's data
     lineage.json         lake tables and versions, parameters, seed, code version, data_as_of
 """
 

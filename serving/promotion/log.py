@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from evershelf import storage
+from evershelf.errors import StorageError
 from evershelf.telemetry import PROMOTION_DECISIONS, metrics
 from serving.errors import PromotionRefused
 
@@ -83,8 +84,8 @@ class LiveState:
                 been = (snapshot, *(other for other in self.been_stable if other != snapshot))
                 return replace(state, stable=snapshot, canary=None, canary_share=0.0, been_stable=been, since=record.at)
             case "rejected":
-                ended = {"canary": None, "canary_share": 0.0} if snapshot == self.canary else {}
-                return replace(state, out=self.out | {snapshot}, **ended)
+                state = replace(state, out=self.out | {snapshot})
+                return replace(state, canary=None, canary_share=0.0) if snapshot == self.canary else state
             case "rolled_back":
                 been = tuple(other for other in self.been_stable if other != snapshot)
                 out = self.out | {snapshot} | ({self.canary} if self.canary else set())
@@ -132,6 +133,7 @@ class PromotionLog:
 
         Raises:
             PromotionRefused: somebody else decided first.
+            StorageError: the log's folder cannot hold records.
         """
         while True:
             last = expected.seq if expected else self.state().seq
@@ -149,9 +151,13 @@ class PromotionLog:
             try:
                 storage.create(self._path(record.seq), msgspec.json.format(msgspec.json.encode(record)))
             except FileExistsError:
+                if not self._path(record.seq).exists():  # it is the folder's own name that is taken, and trying again would not end
+                    raise StorageError(
+                        f"The promotion log {self.folder} is no folder. '{kind}' of {snapshot_id} was not recorded; what is live stays live."
+                    ) from None
                 if expected:
                     raise PromotionRefused(
-                        f"Another decision (number {record.seq}) was taken meanwhile, so '{kind}' of {snapshot_id} was not recorded. Look at `evershelf status` and decide again."
+                        f"Decision {record.seq} came first, so '{kind}' of {snapshot_id} was not recorded. Look at `evershelf status` and decide again."
                     ) from None
                 continue
             metrics().incr(PROMOTION_DECISIONS.format(kind=kind))

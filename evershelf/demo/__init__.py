@@ -1,0 +1,1 @@
+"""The main job: the whole circle with the real commands, under load, with parts that break; and a report."""

@@ -1,0 +1,45 @@
+"""Where trained models lie, and which of them are blessed."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evershelf.errors import StorageError
+from evershelf.settings import load_settings
+from evershelf.storage import ASIDE, local_path
+
+
+def models_folder() -> Path:
+    return local_path(load_settings().url("models"))
+
+
+def model_folder(model_id: str) -> Path:
+    """Return the folder of a finished model.
+
+    Raises:
+        StorageError: there is none of that name.
+    """
+    folder = models_folder() / model_id
+    if not (folder / "evaluation.json").is_file():
+        raise StorageError(f"There is no model {model_id} in {models_folder()}. Nothing was changed; `evershelf train` makes one.")
+    return folder
+
+
+def read_evaluation(model_id: str) -> dict[str, Any]:
+    evaluation: dict[str, Any] = msgspec.json.decode((model_folder(model_id) / "evaluation.json").read_bytes())
+    return evaluation
+
+
+def finished_models() -> list[str]:
+    """Return the ids of all finished models, newest data first; of the same data, the one that was trained last comes first."""
+    folder = models_folder()
+    if not folder.is_dir():
+        return []
+    found = [child for child in folder.iterdir() if not child.name.startswith(ASIDE) and (child / "evaluation.json").is_file()]
+    return [child.name for child in sorted(found, key=lambda child: (child.name[:10], child.stat().st_mtime_ns), reverse=True)]
+
+
+def newest_blessed() -> str | None:
+    """Return the id of the newest blessed model, if there is one."""
+    return next((model_id for model_id in finished_models() if read_evaluation(model_id)["blessed"]), None)

@@ -1,0 +1,64 @@
+"""What an adapter is: one file that declares a shop's raw files and, in Spark SQL, how their rows become the contracts. Standard library only.
+
+A raw row passes in this order: `typed` gives it typed columns; the first of `rules` that holds sends it to quarantine under its name; of the rows with the
+same `key` on one `dt` the first delivered stays; `feeds` turns what is left into rows of the lake's tables.
+
+SQL may hold `{timezone}`, `{bulk_quantity}` and `{currencies}`, which the settings fill in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+LONGEST_ID = 1000  # characters; longer ids and queries are somebody's mistake or attack
+NO_LINE = "_broken"  # column of a landed row that says why its raw line could not be read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One kind of raw file.
+
+    name: its landing folder.
+    file: its path in the shop's folder of raw days, with `{day}` (ISO date); the door takes it plain or with `.gz`. Empty: nothing comes through the door.
+    columns: raw column -> Spark SQL type in which it is read; strings unless the format says better.
+    user_column: holds the shopper's id, which the door replaces.
+    family: sources of one family have the same typed columns and are deduplicated together.
+    typed: typed column -> SQL over the raw columns. `dt` and `key` must be among them: the shop's own calendar day, and what names the row.
+    rules: reason -> SQL over raw and typed columns; null counts as false.
+    must_have: columns without which a delivery makes no sense: when no row has one, the day is held back.
+    required: without a file of it the day is held back.
+    """
+
+    name: str
+    file: str
+    format: Literal["csv", "jsonl"]
+    columns: Mapping[str, str]
+    user_column: str
+    family: str
+    typed: Mapping[str, str]
+    rules: Mapping[str, str]
+    must_have: tuple[str, ...]
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """How a family's rows reach a table: table column -> SQL over the typed columns; `where` leaves rows out; `per` groups what is left, and columns are
+    aggregates then. Columns that are not named are null; `dt` and `landing_dt` are carried over (a group takes its newest `landing_dt`).
+    """
+
+    family: str
+    table: str
+    columns: Mapping[str, str]
+    where: str = "true"
+    per: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    name: str
+    sources: tuple[Source, ...]
+    feeds: tuple[Feed, ...] = field(default_factory=tuple)
+
+    def source(self, name: str) -> Source:
+        return next(source for source in self.sources if source.name == name)

@@ -1,0 +1,168 @@
+"""The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
+
+Behind the door no file holds a raw id. A line that cannot be read may hold one anywhere, so its text stays outside: a row with its number, its length and what
+was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is refused by name, and the lake holds that day back; where an
+earlier delivery of the day is already inside, that one stays as it is.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from evershelf.pseudonyms import pseudonym
+from evershelf.shops import landing
+from evershelf.shops.adapter import NO_LINE, Adapter, Source
+
+LONGEST_FIELD = 1 << 20  # characters of one CSV field
+_hashed = lru_cache(maxsize=1 << 18)(pseudonym)
+
+
+class Unreadable(Exception):
+    """The file as a whole cannot be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one raw file. `outcome` is landed, unchanged or rejected; `broken` counts lines that could not be read."""
+
+    day: date
+    source: str
+    file: str
+    outcome: str
+    rows: int = 0
+    broken: int = 0
+    reason: str | None = None
+
+
+def raw_days(adapter: Adapter, data: Path) -> list[date]:
+    """Return the days for which a folder of raw files holds anything."""
+    days = set()
+    for source in adapter.sources:
+        if source.file:
+            shape = re.compile(re.escape(source.file).replace(re.escape("{day}"), r"(\d{4}-\d{2}-\d{2})") + r"(?:\.gz)?$")
+            matches = (shape.search(path.relative_to(data).as_posix()) for path in data.glob(source.file.replace("{day}", "*") + "*"))
+            days |= {date.fromisoformat(match[1]) for match in matches if match}
+    return sorted(days)
+
+
+def take_in(adapter: Adapter, data: Path, day: date) -> list[Delivery]:
+    """Take in every raw file of a day that is there."""
+    found = ((source, _raw_file(source, data, day)) for source in adapter.sources if source.file)
+    return [_take_in(source, path, day) for source, path in found if path]
+
+
+def _raw_file(source: Source, data: Path, day: date) -> Path | None:
+    plain = data / source.file.format(day=day.isoformat())
+    return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+
+
+def _take_in(source: Source, path: Path, day: date) -> Delivery:
+    buffer = io.BytesIO()
+    try:
+        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed, _opened(path) as raw:
+            rows, broken = (_take_csv if source.format == "csv" else _take_json)(source, raw, packed)
+        if rows == broken:
+            raise Unreadable("no line of it can be read" if rows else "it has no rows")
+    except (Unreadable, EOFError, OSError, UnicodeDecodeError, zlib.error, csv.Error) as error:
+        reason = _explain(error)
+        if not landing.landed_files(source.name, day):
+            landing.reject(source.name, day, landing.Rejection(file=path.name, reason=reason))
+        return Delivery(day, source.name, path.name, "rejected", reason=reason)
+    name, content = f"door.{source.format}.gz", buffer.getvalue()
+    inside = landing.landing_folder(source.name, day) / name
+    if inside.is_file() and inside.read_bytes() == content and not landing.rejection(source.name, day):
+        return Delivery(day, source.name, path.name, "unchanged", rows, broken)
+    landing.land(source.name, day, name, content)
+    return Delivery(day, source.name, path.name, "landed", rows, broken)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.stat().st_size == 0:
+        raise Unreadable("the file is empty")
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, EOFError):
+        return "the gzip file ends too early (half-written?)"
+    if isinstance(error, gzip.BadGzipFile | zlib.error):
+        return f"the gzip file is damaged ({error})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text (byte {error.start})"
+    return str(error)
+
+
+def _take_csv(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, int]:
+    """Write the rows with one more column, NO_LINE; return how many there were and how many of them could not be read."""
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(io.TextIOWrapper(_text_only(raw), encoding="utf-8-sig", errors="strict", newline=""), strict=False)
+    header = next(reader, [])
+    if source.user_column not in header:
+        raise Unreadable(f"the column {source.user_column} is missing; found are {', '.join(header)[:200] or 'none'}")
+    user = header.index(source.user_column)
+    text = io.TextIOWrapper(packed, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, NO_LINE])
+    rows = broken = 0
+    for row in reader:
+        if not row:
+            continue
+        rows += 1
+        if len(row) != len(header):
+            broken += 1
+            row = [""] * len(header) + [f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"]
+        else:
+            row[user] = _hashed(_plain_id(row[user])) if row[user].strip() else ""
+            row.append("")
+        writer.writerow(row)
+    text.detach()
+    return rows, broken
+
+
+def _take_json(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, int]:
+    """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
+    decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
+    rows = broken = 0
+    for number, line in enumerate(_text_only(raw), start=1):
+        if not line.strip():
+            continue
+        rows += 1
+        try:
+            row = decode(line)
+            if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
+                row[source.user_column] = _hashed(_plain_id(str(user)))
+        except (msgspec.MsgspecError, UnicodeError) as error:  # UnicodeError: an id with half a surrogate pair has no bytes to hash
+            broken += 1
+            row = {NO_LINE: f"line {number}, {len(line)} bytes: {type(error).__name__}"}
+        packed.write(encode(row) + b"\n")
+    return rows, broken
+
+
+def _text_only(raw: IO[bytes]) -> Any:
+    """Return the raw file, or refuse it when its beginning is not text."""
+    buffered = io.BufferedReader(raw) if not isinstance(raw, io.BufferedReader) else raw  # type: ignore[arg-type]  # gzip's file is a RawIOBase in all but name
+    if b"\0" in buffered.peek(1 << 16)[: 1 << 16]:
+        raise Unreadable("it is binary, not text")
+    return buffered
+
+
+def _plain_id(user: str) -> str:
+    """Return an id as every system writes it: spreadsheets turn 17850 into 17850.0."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", user.strip())
+
+
+def summary(deliveries: Iterable[Delivery]) -> Iterator[str]:
+    """Yield one line per delivery."""
+    for delivery in deliveries:
+        what = f"{delivery.rows} rows" + (f", {delivery.broken} unreadable" if delivery.broken else "")
+        yield f"{delivery.day} {delivery.source}: {delivery.outcome}, " + (f"{delivery.file}: {delivery.reason}" if delivery.reason else what)

@@ -1,0 +1,67 @@
+"""The few calls to Airflow's REST API, the one that its UI uses too."""
+
+import time
+from datetime import date, datetime, timedelta
+from datetime import time as clock
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+
+from evershelf.errors import CommandFailed
+
+
+class AirflowApi:
+    """Airflow at an address of this machine, where everybody is an admin.
+
+    Raises:
+        CommandFailed: from every call that Airflow refuses or does not answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=f"{url}/api/v2", timeout=30.0, trust_env=False)
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler run a DAG, as soon as it is parsed."""
+        self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
+    def backfill(self, dag_id: str, day: date, zone: ZoneInfo) -> int:
+        """Create a backfill over one landing day, as the UI does; return its id."""
+        start = datetime.combine(day, clock(), zone)
+        answer = self._call(
+            "POST",
+            "/backfills",
+            {
+                "dag_id": dag_id,
+                "from_date": start.isoformat(),
+                "to_date": (start + timedelta(hours=23, minutes=59)).isoformat(),
+                "max_active_runs": 1,
+                "reprocess_behavior": "completed",
+            },
+        )
+        return int(answer["id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the runs of a DAG: run_type is scheduled, backfill or manual; state success, failed, running or queued."""
+        return list(self._call("GET", f"/dags/{dag_id}/dagRuns?limit=100")["dag_runs"])
+
+    def wait_for_runs(self, dag_id: str, kinds: set[str], timeout: float) -> list[dict[str, Any]]:
+        """Wait until there are runs of all these types and every run has ended; return the runs."""
+        deadline = time.monotonic() + timeout
+        while True:
+            runs = self.runs(dag_id)
+            if kinds <= {run["run_type"] for run in runs} and all(run["state"] in ("success", "failed") for run in runs):
+                return runs
+            if time.monotonic() > deadline:
+                states = ", ".join(f"{run['dag_run_id']}: {run['state']}" for run in runs) or "no run at all"
+                raise CommandFailed(f"Airflow did not finish {dag_id} within {timeout:.0f} s ({states}). Look at its log in the Airflow UI.")
+            time.sleep(1.0)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            answer = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise CommandFailed(f"Airflow did not answer {method} {path}: {error}. Nothing was changed; see the logs of airflow-api.") from None
+        if answer.is_error:
+            raise CommandFailed(f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:300]}")
+        return dict(answer.json())

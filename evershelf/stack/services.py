@@ -1,0 +1,161 @@
+"""What runs in the local stack: each service's command, how to see that it works, and where a person looks at it."""
+
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from evershelf.errors import CommandFailed
+from evershelf.settings import Settings
+
+CHECKOUT = Path(__file__).parents[2]
+DEPLOY = CHECKOUT / "deploy"
+_WITH_SETUP = CHECKOUT / ".setup" / "bin"  # `make setup` puts there what the system has no package for
+
+EVERSHELF = (sys.executable, "-m", "evershelf.cli")
+AIRFLOW = (sys.executable, "-m", "airflow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service of the stack.
+
+    Attributes:
+        programs: supervised program -> its command; a program's name starts with the service's.
+        ready: whether it works now; False while it starts.
+        ports: what it listens on, by setting.
+        patience: seconds within which it must be ready.
+        url: where a person looks at it; '' when there is nothing to see.
+    """
+
+    name: str
+    programs: Mapping[str, tuple[str, ...]]
+    ready: Callable[[], bool]
+    ports: tuple[int, ...]
+    patience: float = 60.0
+    url: str = ""
+
+
+def services(settings: Settings) -> dict[str, Service]:
+    """Return every service, in the order in which they start."""
+    redis, telemetry, gateway = settings.redis, settings.telemetry, settings.gateway
+    prometheus = f"http://127.0.0.1:{telemetry.prometheus_port}"
+    airflow = f"http://127.0.0.1:{settings.airflow.port}"
+    every = (
+        Service(
+            name="redis",
+            programs={
+                "redis": (
+                    *("redis-server", "--bind", "127.0.0.1", "--port", str(redis.port), "--dir", str(settings.home / "redis")),
+                    *("--save", "", "--appendonly", "no", "--maxmemory", "512mb"),  # it holds nothing that cannot be rebuilt
+                    *("--set-proc-title", "no"),  # a title of its own would overwrite the environment, by which `down` finds it
+                )
+            },
+            ready=lambda: _answers_ping(redis.port),
+            ports=(redis.port,),
+        ),
+        Service(
+            name="statsd",
+            programs={
+                "statsd": (
+                    "statsd_exporter",
+                    f"--statsd.listen-udp=127.0.0.1:{telemetry.statsd_port}",
+                    "--statsd.listen-tcp=",
+                    f"--web.listen-address=127.0.0.1:{telemetry.exporter_port}",
+                    f"--statsd.mapping-config={DEPLOY / 'prometheus' / 'statsd_mapping.yml'}",
+                )
+            },
+            ready=lambda: _answers_http(f"http://127.0.0.1:{telemetry.exporter_port}/-/ready"),
+            ports=(telemetry.statsd_port, telemetry.exporter_port),
+        ),
+        Service(
+            name="prometheus",
+            programs={
+                "prometheus": (
+                    "prometheus",
+                    f"--config.file={settings.home / 'prometheus' / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={settings.home / 'prometheus' / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{telemetry.prometheus_port}",
+                    "--storage.tsdb.retention.time=15d",
+                )
+            },
+            ready=lambda: _answers_http(f"{prometheus}/-/ready"),
+            ports=(telemetry.prometheus_port,),
+            url=prometheus,
+        ),
+        Service(
+            name="model-server",
+            programs={"model-server": (*EVERSHELF, "model-server")},
+            ready=lambda: _accepts(settings.model_server.port),
+            ports=(settings.model_server.port,),
+            patience=120.0,  # TensorFlow alone takes seconds to import
+        ),
+        Service(
+            name="gateway",
+            programs={"gateway": (*EVERSHELF, "serve")},
+            ready=lambda: _answers_http(f"http://127.0.0.1:{gateway.port}/healthz"),
+            ports=(gateway.port,),
+            url=f"http://127.0.0.1:{gateway.port}/openapi.json",
+        ),
+        Service(
+            name="airflow",
+            programs={
+                "airflow-api": (*AIRFLOW, "api-server"),
+                "airflow-scheduler": (*AIRFLOW, "scheduler", "--skip-serve-logs"),  # the API server reads task logs from the same disk
+                "airflow-dags": (*AIRFLOW, "dag-processor"),
+            },
+            ready=lambda: _airflow_works(airflow),
+            ports=(settings.airflow.port,),
+            patience=240.0,
+            url=airflow,
+        ),
+    )
+    return {service.name: service for service in every}
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program that a service needs.
+
+    Raises:
+        CommandFailed: it is not installed.
+    """
+    found = shutil.which(name) or shutil.which(name, path=str(_WITH_SETUP))
+    if not found:
+        raise CommandFailed(f"{name} is neither on the PATH nor in {_WITH_SETUP}. Nothing was started; run `make setup`, or look at `evershelf doctor`.")
+    return found
+
+
+def _answers_ping(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _answers_http(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _airflow_works(url: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/api/v2/monitor/health", timeout=5.0, trust_env=False)
+        return answer.is_success and all(answer.json()[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+    except (httpx.HTTPError, KeyError, ValueError):
+        return False

@@ -1,0 +1,173 @@
+"""What goes over the wire: answers, events, status. The OpenAPI document is made from these."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from evershelf.contracts.rungs import Rung
+
+Arm = Literal["stable", "canary", "last_good"]
+EventType = Literal["search", "impression", "click", "view", "cart", "purchase"]
+
+MAX_USER_ID_BYTES = 256
+MAX_QUERY_BYTES = 512
+MAX_ITEM_ID_BYTES = 256
+MAX_K = 100
+MAX_RECENT = 50
+MAX_EVENTS = 500
+MAX_BODY_BYTES = 1_000_000
+
+
+class AnswerItem(Struct, frozen=True, gc=False):
+    """One item of an answer. `propensity`: probability (0 to 1) with which this item stands at this position, given this answer's rung."""
+
+    item_id: str
+    position: int
+    title: str
+    price: float | None
+    currency: str | None
+    category_path: str | None
+    image: str | None
+    score: float
+    propensity: float
+
+
+class Skipped(Struct, frozen=True, gc=False):
+    """A better rung that did not answer, and why."""
+
+    rung: Rung
+    why: str
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """An answer, and where it came from.
+
+    `served_by` is the rung; `arm` who this shopper's snapshot is for; `data_as_of` the last day of data in it; `overlay_age_s` null without an overlay;
+    `expected_quality` that rung's offline quality relative to `live` (1.0); `matched` false when nothing matches what was asked for and popular items
+    are shown instead.
+    """
+
+    request_id: str
+    served_by: Rung
+    snapshot_id: str
+    arm: Arm
+    data_as_of: str
+    overlay_age_s: float | None
+    expected_quality: float
+    matched: bool
+    items: list[AnswerItem]
+    skipped: list[Skipped]
+
+
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One event as the front end reports it: the events contract without what the door adds (received_at, landing_dt, dt). `user_id` is the shop's own id."""
+
+    event_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    event_time: Annotated[datetime, Meta(tz=True)]
+    type: EventType
+    user_id: _Name | None = None
+    session_id: _Name | None = None
+    item_id: _Name | None = None
+    query: Annotated[str, Meta(max_length=512)] | None = None
+    position: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    price: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    currency: str | None = None
+    request_id: _Name | None = None
+    snapshot_id: _Name | None = None
+    rung: Rung | None = None
+    arm: Arm | None = None
+    slate: Annotated[list[_Name], Meta(max_length=200)] | None = None
+    propensity: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+
+class LandedEvent(Event, frozen=True, kw_only=True):
+    """An event as it is journalled: `user_id` is a pseudonym now."""
+
+    received_at: datetime
+
+
+class Accepted(Struct, frozen=True):
+    """Acknowledges events: they are on this gateway's disk."""
+
+    accepted: int
+
+
+class Problem(Struct, frozen=True):
+    """Why a request was refused: a short name, and what is wrong and allowed."""
+
+    error: str
+    detail: str
+
+
+class HoldWish(Struct, frozen=True, forbid_unknown_fields=True):
+    """Break-glass: serve this loaded snapshot until the log knows more than `epoch` decisions; `snapshot_id` null lifts it."""
+
+    snapshot_id: str | None
+    epoch: Annotated[int, Meta(ge=0)] = 0
+    why: str = ""
+
+
+class Hold(Struct, frozen=True):
+    snapshot_id: str
+    epoch: int
+    why: str
+    at: str
+
+
+class RungStatus(Struct, frozen=True):
+    state: Literal["closed", "open"]
+    answers: int
+
+
+class Latency(Struct, frozen=True):
+    """Histogram: `counts[i]` answers took at most `bounds[i]` ms (and more than the bound before); the last count is beyond all bounds."""
+
+    bounds: list[float]
+    counts: list[int]
+
+
+class SnapshotAnswers(Struct, frozen=True):
+    """What one snapshot answered since this process started. Shown and clicks come from the events posted here."""
+
+    arm: Arm
+    requests: int
+    errors: int
+    empty: int
+    by_rung: dict[str, int]
+    latency_ms: Latency
+    shown: int
+    clicks: int
+
+
+class EventCounts(Struct, frozen=True):
+    accepted: int
+    shipped: int
+    waiting: int
+
+
+class Status(Struct, frozen=True):
+    """One gateway's state. Counters only grow while the process lives."""
+
+    name: str
+    seq: int
+    stable: str | None
+    canary: str | None
+    canary_share: float
+    last_good: str | None
+    held: Hold | None
+    loaded: list[str]
+    problems: dict[str, str]
+    uptime_s: float
+    rungs: dict[str, RungStatus]
+    answers: dict[str, SnapshotAnswers]
+    shed: int
+    events: EventCounts
+
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,232 @@
+"""One request put to one snapshot, and what every rung of the ladder may ask of it. Each part is worked out once, when it is first needed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evershelf.contracts import EVENT_TYPES
+from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
+from evershelf.text import normalized_query, words
+from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, Numbers, UserLists, parents
+from serving.stores.snapshot_store import SnapshotStore
+
+Kind = Literal["search", "recommend", "similar"]
+
+NEIGHBOURS_OF = 5  # newest items whose neighbours are retrieved
+_DAY = 86_400.0
+_NO_NUMBERS = np.empty(0, np.uint32)
+_NO_FLOATS = np.empty(0, np.float32)
+
+
+class RecentEvent(NamedTuple):
+    """Something a shopper did since the snapshot: item id, place of the type in EVENT_TYPES, seconds since 1970."""
+
+    item_id: str
+    action: int
+    time: float
+
+
+class History(NamedTuple):
+    """Item numbers, places in EVENT_TYPES and seconds since 1970, newest last; the last `fresh` of them are not in the snapshot."""
+
+    items: Numbers
+    actions: npt.NDArray[np.uint8]
+    times: npt.NDArray[np.int64]
+    fresh: int
+
+
+class Ranked(NamedTuple):
+    """Item numbers, best first, and their scores."""
+
+    numbers: Numbers
+    scores: Floats
+
+
+NOTHING = Ranked(_NO_NUMBERS, _NO_FLOATS)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request.
+
+    Attributes:
+        user: pseudonym; None for a guest.
+        category: only items of this category path; '' for all.
+        text: what was searched for; '' when this is no search.
+        item_id: the item to find similar ones for; '' when there is none.
+        recent: what the shopper did since the snapshot, newest last.
+        now: seconds since 1970.
+    """
+
+    store: SnapshotStore
+    kind: Kind
+    k: int
+    now: float
+    user: str | None = None
+    category: str = ""
+    text: str = ""
+    item_id: str = ""
+    recent: Sequence[RecentEvent] = ()
+
+    @cached_property
+    def stored_user(self) -> UserLists | None:
+        return self.store.user(self.user) if self.user else None
+
+    @cached_property
+    def history(self) -> History:
+        """What the shopper chose, in the snapshot and since: events of the types that the model learns from."""
+        stored = self.stored_user
+        if stored and stored.history_items:
+            items, times = np.frombuffer(stored.history_items, NUMBER), np.frombuffer(stored.history_times, SECONDS)
+            actions = np.frombuffer(stored.history_actions, ACTION)
+            if not (telling := self.store.action_index[actions] > 0).all():
+                items, actions, times = items[telling], actions[telling], times[telling]
+        else:
+            items, actions, times = _NO_NUMBERS, np.empty(0, np.uint8), np.empty(0, np.int64)
+        newest = int(times[-1]) if len(times) else 0
+        # Events of before the newest stored one are in the snapshot already.
+        fresh = [
+            (number, event.action, int(event.time))
+            for event in self.recent
+            if event.time > newest and self.store.action_index[event.action] and (number := self.store.number(event.item_id)) is not None
+        ]
+        if fresh:
+            new_items, new_actions, new_times = zip(*fresh, strict=True)
+            items = np.concatenate([items, np.array(new_items, np.uint32)])
+            actions = np.concatenate([actions, np.array(new_actions, np.uint8)])
+            times = np.concatenate([times, np.array(new_times, np.int64)])
+        return History(items, actions, times, len(fresh))
+
+    @cached_property
+    def number(self) -> int | None:
+        """The number of the item that similar ones are wanted for."""
+        return self.store.number(self.item_id) if self.item_id else None
+
+    @cached_property
+    def normalized(self) -> str:
+        return normalized_query(self.text)
+
+    @cached_property
+    def lexical(self) -> Ranked:
+        """What matches the query's words, by BM25."""
+        return self.allowed(Ranked(*self.store.search(self.text, RANKED_CANDIDATES))) if self.text else NOTHING
+
+    @cached_property
+    def matched(self) -> bool:
+        """Whether the snapshot knows what was asked for: a word of the query, the item, the category."""
+        match self.kind:
+            case "search":
+                return len(self.lexical.numbers) > 0 or self.store.list_of_query(self.normalized) is not None
+            case "similar":
+                return self.number is not None
+            case "recommend":
+                return not self.category or self.store.in_category(self.category) is not None
+
+    @cached_property
+    def allowed_items(self) -> npt.NDArray[np.bool_] | None:
+        """Per category place, whether its items are wanted; None: all are."""
+        return self.store.in_category(self.category) if self.category else None
+
+    def allowed(self, ranked: Ranked) -> Ranked:
+        """Return what can be sold, is in the wanted category, is not the item itself, and was not chosen before."""
+        numbers = ranked.numbers
+        keep = self.store.in_stock[numbers]
+        if self.allowed_items is not None:
+            keep &= self.allowed_items[self.store.category[numbers]]
+        if self.number is not None:
+            keep &= numbers != self.number
+        if self.kind == "recommend" and len(chosen := self.history.items):
+            keep &= ~np.isin(numbers, chosen[-HISTORY_LENGTH:] if self.store.hide_seen else chosen[-1:])
+        return ranked if keep.all() else Ranked(numbers[keep], ranked.scores[keep])
+
+    @cached_property
+    def popular(self) -> Ranked:
+        """Popular items of the wanted, of the item's or of the query's likeliest category, then of its parents, then of the whole shop."""
+        lists = [found for name in parents(self._likeliest_category) if (found := self.store.popular(name))]
+        numbers = distinct(found.numbers() for found in lists)
+        everything = Ranked(numbers, 1.0 / np.arange(1, len(numbers) + 1, dtype=np.float32))
+        sellable = self.allowed(everything)
+        return sellable if len(sellable.numbers) else everything  # better sold-out or of another category than nothing
+
+    @property
+    def _likeliest_category(self) -> str:
+        if self.category:
+            return self.category
+        if self.number is not None:
+            return self.store.categories[int(self.store.category[self.number])]
+        if self.kind == "search" and len(self.lexical.numbers):
+            votes = np.bincount(self.store.category[self.lexical.numbers], self.lexical.scores)
+            return self.store.categories[int(votes.argmax())]
+        return ""
+
+    @cached_property
+    def candidates(self) -> Ranked:
+        """What the ranker orders: at most RANKED_CANDIDATES items, and how well each fits before ranking, 0 to 1."""
+        match self.kind:
+            case "search":
+                queried = self.store.list_of_query(self.normalized)
+                found = [self.lexical.numbers] + ([queried.numbers()] if queried else [])
+                numbers = distinct(found)
+                fits = np.zeros(len(numbers), np.float32)
+                if len(self.lexical.scores):
+                    fits[: len(self.lexical.scores)] = self.lexical.scores / self.lexical.scores[0]
+            case "similar":
+                near = self.store.neighbours(self.number) if self.number is not None else None
+                numbers, scores = (near.numbers(), near.values()) if near else (_NO_NUMBERS, _NO_FLOATS)
+                fits = scores / max(float(scores[0]), 1e-9) if len(scores) else scores
+            case "recommend":
+                numbers = distinct(self._retrieved())
+                fits = np.zeros(len(numbers), np.float32)
+        ranked = self.allowed(Ranked(numbers, fits))
+        return Ranked(ranked.numbers[:RANKED_CANDIDATES], ranked.scores[:RANKED_CANDIDATES])
+
+    def _retrieved(self) -> Iterable[Numbers]:
+        if self.stored_user:
+            yield self.stored_user.candidates.numbers()
+        for number in newest_items(self.history.items):
+            if near := self.store.neighbours(number):
+                yield near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF]
+        yield self.popular.numbers
+
+    @cached_property
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """The ranker's inputs: RANK_INPUTS with a batch of 1."""
+        inputs = {name: np.zeros((1, length), kind) for name, (kind, length) in RANK_INPUTS.items()}
+        history = self.history
+        if self.kind == "similar" and self.number is not None:  # the item itself is what the shopper looks at
+            items, actions, times = np.array([self.number]), np.array([EVENT_TYPES.index("view")]), np.array([self.now])
+        else:
+            items, actions, times = history.items, history.actions, history.times
+        index, action = self.store.vocabulary[items], self.store.action_index[actions]
+        known = index > 0
+        index, action, times = index[known][-HISTORY_LENGTH:], action[known][-HISTORY_LENGTH:], times[known][-HISTORY_LENGTH:]
+        if length := len(index):
+            inputs["history_items"][0, -length:] = index
+            inputs["history_actions"][0, -length:] = action
+            inputs["history_ages"][0, -length:] = np.maximum(min(self.now, self.store.latest_request) - times, 0) / _DAY
+        if self.text:
+            known_words = [index for word in words(self.text) if (index := self.store.word_index(word))][:QUERY_WORDS]
+            inputs["query_words"][0, : len(known_words)] = known_words
+        numbers = self.candidates.numbers
+        inputs["candidates"][0, : len(numbers)] = self.store.vocabulary[numbers]
+        return inputs
+
+
+def newest_items(items: Numbers) -> list[int]:
+    """Return the newest distinct items of a history, newest first."""
+    return list(dict.fromkeys(items[::-1].tolist()))[:NEIGHBOURS_OF]
+
+
+def distinct(lists: Iterable[Numbers]) -> Numbers:
+    """Join lists, each item at its first place."""
+    joined = [numbers for numbers in lists if len(numbers)]
+    if not joined:
+        return _NO_NUMBERS
+    everything = np.concatenate(joined)
+    _, first = np.unique(everything, return_index=True)
+    first.sort()
+    return everything[first]

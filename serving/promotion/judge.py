@@ -1,0 +1,188 @@
+"""Compare the canary with stable: pass, fail or inconclusive. Pure functions of what the gateways counted since the stage began.
+
+Each guardrail has a margin that may be lost. It *fails* when the loss is above the margin and cannot be chance, is *inconclusive* while it is above the margin
+and could be chance, and passes otherwise. Data that are missing, too few, or broken off by a restart are never a pass.
+
+The judge looks several times at growing data. Look k happens at the first `min_requests` * 2^(k-1) canary answers and may spend `significance` / 2^k, so
+all looks of a stage together stay below `significance` for each guardrail (union bound); a look in between spends nothing because it does not happen.
+
+Sources: errors, empty answers, fallbacks, slow answers, clicks: Fisher's exact test, one-sided (Fisher 1922). Latencies: Mann-Whitney rank test on the
+histogram's bins with the tie-corrected normal approximation (Mann and Whitney 1947; Lehmann, Nonparametrics, 1975, section 1.4). Guardrails with margins,
+and one decision rule for several metrics: Schultzberg et al., Risk-aware product decisions in A/B tests with multiple metrics, 2024.
+Clicks of one answer are not independent, so their test is somewhat too eager; the margin and the low significance stand against that.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from evershelf.settings import PromotionSettings
+from serving.gateway.answers import SnapshotAnswers, Status
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCounts:
+    """What one snapshot answered in a stage. `latency` counts answers per bin, fastest first; `requests` include errors."""
+
+    requests: int = 0
+    errors: int = 0
+    empty: int = 0
+    below_live: int = 0
+    latency: tuple[int, ...] = ()
+    shown: int = 0
+    clicks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    outcome: Outcome
+    why: str
+
+
+def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1) -> Verdict:
+    """Judge one stage.
+
+    Args:
+        stable, canary: what each arm answered since the stage began; None when it could not be measured.
+        look: 1 for the first look at this stage.
+    """
+    if stable is None or canary is None:
+        return Verdict("inconclusive", "the gateways' counters are missing or were reset by a restart")
+    for name, arm in (("canary", canary), ("stable", stable)):
+        if arm.requests < settings.min_requests:
+            return Verdict("inconclusive", f"{name} answered {arm.requests} of the {settings.min_requests} requests that a judgement needs")
+    alpha = settings.significance / 2**look
+    problems = [
+        _share("errors", canary.errors, canary.requests, stable.errors, stable.requests, settings.max_error_ratio, alpha),
+        _share("empty answers", canary.empty, canary.requests, stable.empty, stable.requests, settings.max_empty_ratio, alpha),
+        _share("answers below live", canary.below_live, canary.requests, stable.below_live, stable.requests, settings.max_fallback_ratio, alpha),
+        _latency(stable.latency, canary.latency, settings, alpha),
+        _clicks(stable, canary, settings, alpha),
+    ]
+    for outcome in ("fail", "inconclusive"):
+        if found := [verdict.why for verdict in problems if verdict and verdict.outcome == outcome]:
+            return Verdict(outcome, "; ".join(found))
+    clicks = "" if stable.shown else "; clicks were not reported"
+    return Verdict("pass", f"no guardrail broken in {canary.requests} canary and {stable.requests} stable answers{clicks}")
+
+
+def counted(before: Sequence[Status], now: Sequence[Status], snapshot_id: str) -> ArmCounts | None:
+    """Return what a snapshot answered between two readings of all gateways; None when a gateway is missing or started anew in between."""
+    earlier = {status.name: status for status in before}
+    if not now or earlier.keys() != {status.name for status in now} or any(status.uptime_s < earlier[status.name].uptime_s for status in now):
+        return None
+    arms = [_difference(earlier[status.name].answers.get(snapshot_id), status.answers.get(snapshot_id)) for status in now]
+    total = ArmCounts()
+    for arm in arms:
+        if arm is None:
+            return None
+        total = _sum(total, arm)
+    return total
+
+
+def fisher_p(hits: int, of: int, other_hits: int, other_of: int) -> float:
+    """Return the probability of so many hits or more among `of`, given all margins, if both groups had the same share."""
+    all_hits, everything = hits + other_hits, of + other_of
+    log_all = _log_choose(everything, of)
+    total = 0.0
+    for count in range(hits, min(all_hits, of) + 1):
+        term = math.exp(_log_choose(all_hits, count) + _log_choose(everything - all_hits, of - count) - log_all)
+        total += term
+        if term < total * 1e-12:  # the terms fall from here on
+            break
+    return min(1.0, total)
+
+
+def slower(stable: Sequence[int], canary: Sequence[int]) -> tuple[float, float]:
+    """Compare two latency histograms with the same bins.
+
+    Returns:
+        The probability that a canary answer is slower than a stable one (ties count half), and the one-sided p of that under equality.
+    """
+    n_stable, n_canary = sum(stable), sum(canary)
+    wins, below, ties = 0.0, 0, 0.0
+    for in_stable, in_canary in zip(stable, canary, strict=True):
+        wins += in_canary * (below + in_stable / 2)
+        below += in_stable
+        ties += (in_stable + in_canary) ** 3 - (in_stable + in_canary)
+    everything = n_stable + n_canary
+    variance = n_stable * n_canary / 12 * (everything + 1 - ties / (everything * (everything - 1)))
+    if variance <= 0:  # all in one bin
+        return 0.5, 1.0
+    z = (wins - n_stable * n_canary / 2) / math.sqrt(variance)
+    return wins / (n_stable * n_canary), 1 - NormalDist().cdf(z)
+
+
+def _share(what: str, hits: int, of: int, other_hits: int, other_of: int, margin: float, alpha: float) -> Verdict | None:
+    excess = hits / of - other_hits / other_of
+    if excess <= margin:
+        return None
+    p = fisher_p(hits, of, other_hits, other_of)
+    return Verdict("fail" if p < alpha else "inconclusive", f"{what}: {hits} of {of} against {other_hits} of {other_of} of stable (p = {p:.2g})")
+
+
+def _latency(stable: Sequence[int], canary: Sequence[int], settings: PromotionSettings, alpha: float) -> Verdict | None:
+    if not sum(stable) or not sum(canary) or len(stable) != len(canary):
+        return Verdict("inconclusive", "latencies were not measured")
+    probability, p = slower(stable, canary)
+    if probability > settings.max_slower and p < alpha:
+        return Verdict("fail", f"latency: a canary answer is slower than a stable one with probability {probability:.2f} (p = {p:.2g})")
+    fast = _bins_of_95_percent(stable)
+    return _share("slow answers", sum(canary[fast:]), sum(canary), sum(stable[fast:]), sum(stable), settings.max_slow_ratio, alpha)
+
+
+def _bins_of_95_percent(counts: Sequence[int]) -> int:
+    seen = 0
+    for number, count in enumerate(counts, start=1):
+        seen += count
+        if seen >= 0.95 * sum(counts):
+            return number
+    return len(counts)
+
+
+def _clicks(stable: ArmCounts, canary: ArmCounts, settings: PromotionSettings, alpha: float) -> Verdict | None:
+    """Fail when clicks per shown item are lost; a loss that may be chance does not hold a release up, or a small shop would never get fresh data."""
+    if not stable.shown:
+        return None
+    if not canary.shown:
+        return Verdict("inconclusive", "clicks: nothing of the canary's was reported as shown")
+    missed, stable_missed = max(0, canary.shown - canary.clicks), max(0, stable.shown - stable.clicks)
+    verdict = _share(
+        "items shown without a click", missed, canary.shown, stable_missed, stable.shown, settings.max_click_loss * stable.clicks / stable.shown, alpha
+    )
+    return verdict if verdict and verdict.outcome == "fail" else None
+
+
+def _difference(before: SnapshotAnswers | None, now: SnapshotAnswers | None) -> ArmCounts | None:
+    if now is None:
+        return ArmCounts() if before is None else None
+    new, old = _arm(now), _arm(before) if before else ArmCounts(latency=(0,) * len(now.latency_ms.counts))
+    if len(new.latency) != len(old.latency):
+        return None
+    latency = tuple(count - earlier for count, earlier in zip(new.latency, old.latency, strict=True))
+    numbers = [getattr(new, name) - getattr(old, name) for name in _NUMBERS]
+    if min(*numbers, *latency) < 0:
+        return None
+    return ArmCounts(latency=latency, **dict(zip(_NUMBERS, numbers, strict=True)))
+
+
+def _arm(answers: SnapshotAnswers) -> ArmCounts:
+    below_live = answers.requests - answers.errors - answers.by_rung.get("live", 0)
+    return ArmCounts(answers.requests, answers.errors, answers.empty, below_live, tuple(answers.latency_ms.counts), answers.shown, answers.clicks)
+
+
+def _sum(one: ArmCounts, other: ArmCounts) -> ArmCounts:
+    width = max(len(one.latency), len(other.latency))
+    pad = [(*arm.latency, *(0,) * (width - len(arm.latency))) for arm in (one, other)]
+    return ArmCounts(latency=tuple(map(sum, zip(*pad, strict=True))), **{name: getattr(one, name) + getattr(other, name) for name in _NUMBERS})
+
+
+def _log_choose(n: int, k: int) -> float:
+    return -math.inf if k < 0 or k > n else math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+_NUMBERS = ("requests", "errors", "empty", "below_live", "shown", "clicks")

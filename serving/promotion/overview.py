@@ -1,0 +1,165 @@
+"""What is live, since when, how good, and whether someone must act."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evershelf import snapshot as snapshots
+from evershelf.contracts.rungs import RUNGS
+from evershelf.contracts.snapshot import EVALUATION
+from evershelf.errors import EvershelfError, SnapshotDamaged
+from evershelf.settings import Settings, load_settings
+from evershelf.storage import local_path
+from serving.errors import ModelServerError
+from serving.gateway.answers import Status
+from serving.promotion.gateways import Gateways, Reached, answering, missing
+from serving.promotion.log import LiveState, PromotionLog
+from serving.promotion.promoter import last_good
+from serving.promotion.rollback import PENDING
+from serving.tf_serving.client import ModelServerAdmin
+
+HEADS = ("U", "P", "T")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`problems` need somebody; an empty list says that nobody must act. `models` is version -> state in the model server, None when it is away."""
+
+    state: LiveState
+    last_good: str | None
+    data_age_days: int | None
+    reached: Reached
+    models: dict[int, str] | None
+    rungs: dict[str, int]
+    a_times_p: dict[str, float | None]
+    problems: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        state = self.state
+        return {
+            "stable": state.stable,
+            "since": state.since or None,
+            "canary": state.canary,
+            "canary_share": state.canary_share,
+            "last_good": self.last_good,
+            "data_age_days": self.data_age_days,
+            "pinned": state.pinned,
+            "frozen": state.frozen,
+            "decisions": state.seq,
+            "rungs": self.rungs,
+            "a_times_p": self.a_times_p,
+            "models": self.models,
+            "gateways": {url: status if isinstance(status, str) else msgspec.to_builtins(status) for url, status in self.reached.items()},
+            "problems": self.problems,
+        }
+
+
+def look() -> Overview:
+    """Look at the log, the gateways and the model server. Whatever is away is a problem that is named, never an error."""
+    settings = load_settings()
+    store = local_path(settings.url("snapshots"))
+    problems: list[str] = []
+    try:
+        state = PromotionLog(local_path(settings.url("promotions"))).state()
+    except (OSError, EvershelfError, msgspec.MsgspecError) as error:
+        state = LiveState()
+        problems.append(f"the promotion log cannot be read: {error}; gateways go on with what they know")
+    gateways = Gateways(timeout=2.0)
+    try:
+        reached = gateways.status()
+    finally:
+        gateways.close()
+    statuses = answering(reached)
+    models = _models(settings)
+    target = last_good(state, store)
+    age = _data_age_days(state.stable)
+    problems += _problems(settings, state, target, age, reached, models)
+    return Overview(
+        state=state,
+        last_good=target,
+        data_age_days=age,
+        reached=reached,
+        models=models,
+        rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
+        a_times_p=availability_times_quality(statuses, store, state.stable),
+        problems=problems,
+    )
+
+
+def availability_times_quality(statuses: Sequence[Status], store: Path, stable: str | None) -> dict[str, float | None]:
+    """Return A x P per head and for the shop; None where it was not measured.
+
+    The shop's is the mean over valid requests (shed ones too) of the quality of the rung that answered relative to `live`, 0 when unanswered. A is the
+    share of them that was answered; each head's P is its accuracy in the evaluation that stable carries.
+    """
+    valid, answered, quality = sum(status.shed for status in statuses), 0, 0.0
+    measured = True
+    for status in statuses:
+        for snapshot_id, answers in status.answers.items():
+            valid += answers.requests
+            answered += answers.requests - answers.errors
+            try:
+                of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
+            except SnapshotDamaged:
+                measured = False  # its quality is not known here
+                continue
+            quality += sum(count * of_rung.get(rung, 0.0) for rung, count in answers.by_rung.items())
+    if not valid:
+        return dict.fromkeys((*HEADS, "answers"))
+    accuracy = _accuracies(store, stable)
+    heads = {head: None if accuracy.get(f"P_{head}") is None else answered / valid * accuracy[f"P_{head}"] for head in HEADS}
+    return {**heads, "answers": quality / valid if measured else None}
+
+
+def _accuracies(store: Path, stable: str | None) -> dict[str, float]:
+    try:
+        metrics = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["metrics"]
+        return {name: float(value) for name, value in metrics.items() if name.startswith("P_") and isinstance(value, int | float)}
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _data_age_days(stable: str | None) -> int | None:
+    return (datetime.now(UTC).date() - date.fromisoformat(stable[:10])).days if stable else None
+
+
+def _models(settings: Settings) -> dict[int, str] | None:
+    admin = ModelServerAdmin(f"{settings.model_server.host}:{settings.model_server.port}", timeout=2.0)
+    try:
+        return {version: status.state for version, status in admin.status().items()}
+    except ModelServerError:
+        return None
+    finally:
+        admin.close()
+
+
+def _problems(settings: Settings, state: LiveState, target: str | None, age: int | None, reached: Reached, models: dict[int, str] | None) -> list[str]:
+    found = []
+    if state.stable is None:
+        found.append("nothing was promoted yet: build a snapshot and promote it")
+    elif target is None:
+        found.append("there is no last-good: a rollback has no target until the next promotion")
+    if age is not None and age * 24 > settings.gateway.max_snapshot_age.total_seconds() / 3600:
+        found.append(f"the data is {age} days old: see why no newer snapshot was promoted")
+    if (settings.home / PENDING).exists():
+        found.append("a break-glass rollback is not in the log yet: run `evershelf rollback` when the storage is back")
+    if models is None:
+        found.append("the model server is away: gateways rank in their own process")
+    elif state.stable and models.get(state.registrations[state.stable]) != "AVAILABLE":
+        found.append("the model server has not loaded stable's model: gateways rank in their own process")
+    found += [f"gateway {url}: {problem}" for url, problem in missing(reached).items()]
+    for status in answering(reached):
+        found += [f"gateway {status.name}: {what}: {why}" for what, why in status.problems.items()]
+        found += [f"gateway {status.name}: rung {rung} is taken out for now" for rung, circuit in status.rungs.items() if circuit.state == "open"]
+        if status.held:
+            found.append(f"gateway {status.name} is held at {status.held.snapshot_id}: {status.held.why}")
+        if status.seq < state.seq:
+            found.append(f"gateway {status.name} knows {status.seq} of {state.seq} decisions")
+    names = Counter(status.name for status in answering(reached))
+    found += [f"{count} gateways are called {name}: give each its own name" for name, count in names.items() if count > 1]
+    return found

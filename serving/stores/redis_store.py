@@ -1,0 +1,167 @@
+"""A snapshot's lists in Redis: the same entries as in store.lmdb, under `evershelf:<snapshot id>:`.
+
+A namespace is complete when its `complete` entry stands, which is written last and says how many entries there are. Redis may lose acknowledged writes at
+fail-over; a namespace can always be written again.
+"""
+
+import asyncio
+import importlib
+import logging
+import random
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from evershelf.settings import RedisSettings
+from serving.errors import ServingError, SourceUnavailable
+from serving.stores.snapshot_store import SnapshotStore
+
+# The client takes most of a second to import, and a gateway answers before it needs one: it is imported where it is used first.
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+
+logger = logging.getLogger(__name__)
+
+_PIPELINE = 1000  # entries per round trip
+_SAMPLED = 200  # entries read back and compared
+_CONNECTIONS = 64  # of one gateway
+_WRITE_TIMEOUT = 30.0  # seconds for one round trip while writing; readers have a budget of their own
+
+
+def namespace(snapshot_id: str) -> bytes:
+    return f"evershelf:{snapshot_id}:".encode()
+
+
+def _complete(snapshot_id: str) -> bytes:
+    return namespace(snapshot_id) + b"complete"
+
+
+def _connect(settings: RedisSettings) -> "redis.Redis":
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    no_retry = Retry(NoBackoff(), 0)  # a Redis that is away is a warning, which must not hold up a promotion
+    return redis.Redis(host=settings.host, port=settings.port, socket_timeout=_WRITE_TIMEOUT, socket_connect_timeout=_WRITE_TIMEOUT, retry=no_retry)
+
+
+def write(folder: Path, settings: RedisSettings) -> int:
+    """Write a snapshot's lists, count them and compare a sample; nothing reads them before that succeeded.
+
+    Args:
+        folder: a verified snapshot.
+
+    Returns:
+        Entries written.
+
+    Raises:
+        ServingError: Redis is away, or does not hold what was written.
+    """
+    import redis
+
+    store = SnapshotStore(folder)
+    name, prefix = folder.name, namespace(folder.name)
+    try:
+        with _connect(settings) as client:
+            client.delete(_complete(name))
+            entries = iter(store.entries())
+            while batch := list(islice(entries, _PIPELINE)):
+                with client.pipeline(transaction=False) as pipeline:
+                    for key, value in batch:
+                        pipeline.set(prefix + key, value)
+                    pipeline.execute()
+            _compare(client, store, prefix)
+            client.set(_complete(name), store.entry_count())
+    except redis.RedisError as error:
+        raise ServingError(
+            f"Redis at {settings.host}:{settings.port} did not take snapshot {name}: {error}. "
+            "Nothing reads the unfinished part; gateways answer from their own disk."
+        ) from error
+    return store.entry_count()
+
+
+def _compare(client: "redis.Redis", store: SnapshotStore, prefix: bytes) -> None:
+    keys = [key for key, _ in store.entries()]
+    present = 0
+    for start in range(0, len(keys), _PIPELINE):
+        present += client.exists(*(prefix + key for key in keys[start : start + _PIPELINE]))
+    if present != len(keys):
+        raise ServingError(f"Redis holds {present} of the {len(keys)} entries of snapshot {store.snapshot_id}. Nothing reads them; write it again.")
+    sample = random.sample(keys, min(_SAMPLED, len(keys)))
+    found = cast("list[bytes | None]", client.mget([prefix + key for key in sample]))
+    if wrong := [key for key, value in zip(sample, found, strict=True) if value != store.get(bytes(key))]:
+        raise ServingError(
+            f"Redis holds other bytes than snapshot {store.snapshot_id} for {len(wrong)} of {len(sample)} entries. Nothing reads them; write it again."
+        )
+
+
+def drop(snapshot_id: str, settings: RedisSettings) -> int:
+    """Remove a snapshot's lists; its readers go on to the next rung at once.
+
+    Returns:
+        Entries removed.
+    """
+    removed = 0
+    with _connect(settings) as client:
+        client.delete(_complete(snapshot_id))
+        batch: list[bytes] = []
+        for key in client.scan_iter(match=namespace(snapshot_id) + b"*", count=_PIPELINE):
+            batch.append(key)
+            if len(batch) == _PIPELINE:
+                removed += client.unlink(*batch)
+                batch = []
+        if batch:
+            removed += client.unlink(*batch)
+    return removed
+
+
+class RedisReader:
+    """Reads entries of any snapshot within a timeout; used on one event loop. Nothing can be read before `connect` ended."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self._settings, self._timeout = settings, settings.timeout.total_seconds()
+        self._client: redis.asyncio.Redis | None = None
+        self._failures: tuple[type[Exception], ...] = (TimeoutError, OSError)
+
+    async def connect(self) -> None:
+        """Make the client; a Redis that is away now is tried again by every read."""
+        await asyncio.to_thread(importlib.import_module, "redis.asyncio")
+        import redis.asyncio
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        self._failures = (redis.RedisError, TimeoutError, OSError)
+        # No retries: the ladder has a next rung, and a second try would take its time.
+        self._client = redis.asyncio.Redis(
+            host=self._settings.host,
+            port=self._settings.port,
+            socket_timeout=self._timeout,
+            socket_connect_timeout=self._timeout,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=_CONNECTIONS,
+        )
+
+    async def get(self, snapshot_id: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of keys of store.lmdb, None for absent ones.
+
+        Raises:
+            SourceUnavailable: Redis is away or slow, or does not hold this snapshot whole.
+        """
+        if self._client is None:
+            raise SourceUnavailable("the stored lists are not connected yet")
+        prefix = namespace(snapshot_id)
+        try:
+            async with asyncio.timeout(self._timeout):
+                values = cast("list[bytes | None]", await self._client.mget([_complete(snapshot_id), *(prefix + key for key in keys)]))
+        except self._failures as error:
+            logger.info("Redis did not answer: %s", error or type(error).__name__)
+            raise SourceUnavailable("the store did not answer") from None
+        if values[0] is None:
+            raise SourceUnavailable(f"the store does not hold snapshot {snapshot_id}")
+        return values[1:]
+
+    async def close(self) -> None:
+        if self._client:
+            await self._client.aclose()

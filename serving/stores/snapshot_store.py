@@ -1,0 +1,186 @@
+"""Read one snapshot from local disk: memory-mapped lists and items, the lexical index, the ranker. Nothing here writes."""
+
+from collections import OrderedDict
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import lmdb
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import tantivy
+
+from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, SIGNATURE
+from evershelf.contracts.snapshot import ITEMS, RANKER, SEARCH, STORE
+from evershelf.errors import SnapshotDamaged
+from evershelf.snapshot import Manifest, read_manifest
+from evershelf.text import words
+from serving.errors import SourceUnavailable
+from serving.stores import layout
+from serving.stores.layout import Floats, Item, ItemList, Numbers, UserLists
+
+_CACHED_ITEMS = 20_000
+_CACHED_CATEGORIES = 1_000
+_QUERY_WORDS_SEARCHED = 24  # more words of one query cost time and find nothing better
+
+
+class SnapshotStore:
+    """One open snapshot. Not safe for several threads at once: the ranker keeps its inputs.
+
+    Attributes:
+        vocabulary: [items] int32, the model's index of each item, 0 when it has none.
+        in_stock: [items] bool; unknown stock counts as in stock.
+        category: [items] int32, place in `categories`.
+        action_index: [event types] int32, the model's index of each of EVENT_TYPES, 0 when it has none.
+        hide_seen: whether recommendations leave out all that the shopper has chosen before, or only the newest of it; what the evaluation found better.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a snapshot whose files were verified before.
+
+        Raises:
+            SnapshotDamaged: a file cannot be opened.
+        """
+        self.snapshot_id = folder.name
+        self.manifest: Manifest = read_manifest(folder)
+        self.data_as_of = self.manifest.data_as_of
+        # A snapshot that nobody refreshes must not make every shopper look inactive: ages count to one day after its data end at most.
+        self.latest_request = datetime.combine(date.fromisoformat(self.data_as_of) + timedelta(days=2), datetime.min.time(), UTC).timestamp()
+        try:
+            self._open(folder)
+        except (lmdb.Error, OSError, ValueError, TypeError, msgspec.MsgspecError) as error:
+            raise SnapshotDamaged(f"Snapshot {folder.name} cannot be opened: {error}. It is refused; what is live stays live. Build it again.") from error
+        self.ranker_problem = ""
+        try:
+            self._ranker: _Ranker | None = _Ranker(folder / RANKER)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            self._ranker, self.ranker_problem = None, f"the ranker cannot be loaded: {error}"
+        self._items: OrderedDict[int, Item] = OrderedDict()
+        self._in_category: dict[str, npt.NDArray[np.bool_] | None] = {}
+
+    def _open(self, folder: Path) -> None:
+        self._store = lmdb.open(str(folder / STORE), subdir=False, readonly=True, lock=False, readahead=False, max_readers=1)
+        self._catalogue = lmdb.open(str(folder / ITEMS), subdir=False, readonly=True, lock=False, readahead=False, max_dbs=4, max_readers=1)
+        by_id, items, known_words, columns = (
+            self._catalogue.open_db(name, create=False) for name in (layout.BY_ID, layout.ITEMS_BY_NUMBER, layout.WORDS, layout.COLUMNS)
+        )
+        # One read transaction each for the life of the store: nobody writes to a snapshot.
+        self._lists = self._store.begin(buffers=False)
+        self._by_id = self._catalogue.begin(db=by_id)
+        self._by_number = self._catalogue.begin(db=items)
+        self._words = self._catalogue.begin(db=known_words)
+        with self._catalogue.begin(db=columns) as reading:
+            column = dict(reading.cursor())
+        self.vocabulary = np.frombuffer(column[layout.COLUMN_VOCABULARY], layout.INDEX)
+        self.in_stock = np.frombuffer(column[layout.COLUMN_IN_STOCK], np.bool_)
+        self.category = np.frombuffer(column[layout.COLUMN_CATEGORY], layout.INDEX)
+        self.categories = msgspec.msgpack.decode(column[layout.CATEGORIES], type=list[str])
+        self.action_index = np.array(msgspec.msgpack.decode(column[layout.ACTIONS], type=list[int]), np.int32)
+        self.hide_seen = msgspec.msgpack.decode(column[layout.HIDE_SEEN], type=bool)
+        index = tantivy.Index.open(str(folder / SEARCH))
+        self._index, self._searcher = index, index.searcher()
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return one entry of store.lmdb as it was written."""
+        return self._lists.get(key)
+
+    def entries(self) -> "lmdb.Cursor":
+        """Return a cursor over all (key, value) entries of store.lmdb."""
+        return self._lists.cursor()
+
+    def entry_count(self) -> int:
+        return int(self._store.stat()["entries"])
+
+    def user(self, pseudonym: str) -> UserLists | None:
+        value = self.get(layout.user_key(pseudonym))
+        return layout.decode_user(value) if value else None
+
+    def neighbours(self, number: int) -> ItemList | None:
+        return self.list(layout.neighbours_key(number))
+
+    def popular(self, category: str = "") -> ItemList | None:
+        return self.list(layout.popular_key(category))
+
+    def list_of_query(self, normalized_query: str) -> ItemList | None:
+        return self.list(layout.query_key(normalized_query)) if normalized_query else None
+
+    def in_category(self, category: str) -> npt.NDArray[np.bool_] | None:
+        """Return [categories] bool, which categories are this one or lie below it; None when there is none."""
+        if category not in self._in_category:
+            below = np.array([name == category or name.startswith(category + layout.SEPARATOR) for name in self.categories], np.bool_)
+            if len(self._in_category) >= _CACHED_CATEGORIES:
+                self._in_category.clear()
+            self._in_category[category] = below if below.any() else None
+        return self._in_category[category]
+
+    def list(self, key: bytes) -> ItemList | None:
+        value = self.get(key)
+        return layout.decode_list(value) if value else None
+
+    def number(self, item_id: str) -> int | None:
+        """Return an item's number, None when the snapshot does not know it."""
+        value = self._by_id.get(layout.id_key(item_id))
+        return int.from_bytes(value, "little") if value else None
+
+    def item(self, number: int) -> Item:
+        """Return what an answer shows of an item."""
+        if (known := self._items.get(number)) is not None:
+            return known
+        value = self._by_number.get(layout.number_key(number))
+        if value is None:
+            raise SourceUnavailable(f"item number {number} is not in snapshot {self.snapshot_id}")
+        item = self._items[number] = layout.decode_item(value)
+        if len(self._items) > _CACHED_ITEMS:
+            self._items.popitem(last=False)
+        return item
+
+    def word_index(self, word: str) -> int:
+        """Return a word's index in the model's vocabulary, 0 when it has none."""
+        value = self._words.get(layout.id_key(word))
+        return int.from_bytes(value, "little") if value else 0
+
+    def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
+        """Return the numbers and BM25 scores of the items that match at least one word, best first."""
+        wanted = words(text)[:_QUERY_WORDS_SEARCHED]
+        if not wanted:
+            return np.empty(0, np.uint32), np.empty(0, np.float32)
+        query, _ = self._index.parse_query_lenient(" ".join(wanted), list(layout.SEARCH_FIELDS), layout.SEARCH_FIELDS)
+        hits = self._searcher.search(query, limit, count=False).hits
+        numbers = np.fromiter((self._searcher.doc(address)[layout.SEARCH_NUMBER][0] for _, address in hits), np.uint32, len(hits))
+        return numbers, np.fromiter((score for score, _ in hits), np.float32, len(hits))
+
+    def rank(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        """Score candidates with the ranker in this process.
+
+        Args:
+            inputs: as in RANK_INPUTS, with a batch of 1.
+
+        Returns:
+            [RANKED_CANDIDATES] float32.
+
+        Raises:
+            SourceUnavailable: the ranker could not be loaded.
+        """
+        if self._ranker is None:
+            raise SourceUnavailable(self.ranker_problem)
+        return self._ranker.scores(inputs)
+
+
+class _Ranker:
+    """The LiteRT model of one snapshot."""
+
+    def __init__(self, path: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter  # here, not above: building and inspecting snapshots need no interpreter
+
+        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
+        self._interpreter.allocate_tensors()
+        signature = self._interpreter.get_signature_runner(SIGNATURE)
+        self._inputs = {name: int(signature.get_input_details()[name]["index"]) for name in RANK_INPUTS}
+        self._output = int(signature.get_output_details()[RANK_OUTPUT]["index"])
+
+    def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        for name, index in self._inputs.items():
+            self._interpreter.set_tensor(index, inputs[name])
+        self._interpreter.invoke()
+        return cast("Floats", self._interpreter.get_tensor(self._output)[0])

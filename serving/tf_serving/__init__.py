@@ -1,0 +1,1 @@
+"""Speak TensorFlow Serving's gRPC API without TensorFlow."""

@@ -1,0 +1,360 @@
+"""landing -> audit -> clean -> audit -> publish, for one landing day or a range of days one after the other.
+
+A row belongs to its own `dt`, the shop's calendar day, and may land up to `lake.restated_days` late. The run for landing day D therefore rebuilds every `dt`
+that D has rows for, each from all accepted landings around it: of the rows with the same key the first landing's stays. What comes out depends on the
+landings alone, not on the order of the runs, their number, or where one was killed. Each table takes its days in one Delta commit; the reconciliation
+is written last and says that the day is done.
+
+Runs on one lake take turns (a lock beside the tables): neighbouring days rebuild the same `dt`, and on a local file system two drivers could overwrite each
+other's commits.
+
+Exit codes: 0 published, 3 a day was held back (the tables keep what they had).
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from functools import reduce
+from typing import Any
+
+import click
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from filelock import FileLock
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from evershelf import lake
+from evershelf.contracts import LAKE_TABLES
+from evershelf.contracts.tables import Table
+from evershelf.errors import CommandFailed, DayHeldBack
+from evershelf.settings import Settings, load_settings
+from evershelf.shops import ADAPTERS, landing
+from evershelf.shops.adapter import Adapter, Source
+from evershelf.storage import local_path
+from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
+from evershelf.version import code_version
+from spark_jobs.gates import Profile, wrong_with_landing, wrong_with_rows
+from spark_jobs.landed_rows import families, fed_rows, judged_rows, mark_repetitions, quarantined_rows, read_rows
+from spark_jobs.session import spark_session
+
+HISTORY = timedelta(days=28)  # a source's usual volume is the median over so many days
+SHORTEST_HISTORY = 3  # published days, before which any volume passes
+NO_REASON = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceCounts:
+    """What became of the rows of one source of one landing day; `rows_in` is the sum of the other three. `days`: the `dt` of its clean rows."""
+
+    rows_in: int = 0
+    rows_clean: int = 0
+    rows_deduplicated: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    seen: int = 0
+    days: frozenset[date] = frozenset()
+
+    @property
+    def rows_quarantined(self) -> int:
+        return sum(self.reasons.values())
+
+
+Counts = dict[tuple[date, str], SourceCounts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayReport:
+    """The outcome of one landing day: published or held, and why; the counts per source."""
+
+    day: date
+    outcome: str
+    why: str | None
+    seconds: float
+    counts: Mapping[str, SourceCounts]
+
+    def as_json(self) -> dict[str, Any]:
+        sources = {name: {key: value for key, value in asdict(counts).items() if key not in ("seen", "days")} for name, counts in self.counts.items()}
+        reasons: Counter[str] = Counter()
+        for counts in self.counts.values():
+            reasons.update(counts.reasons)
+        total = {name: sum(getattr(counts, name) for counts in self.counts.values()) for name in ("rows_in", "rows_clean", "rows_quarantined", "rows_deduplicated")}
+        return {
+            "day": self.day.isoformat(), "outcome": self.outcome, "why": self.why, **total, "reasons": dict(reasons), "sources": sources, "seconds": round(self.seconds, 2),
+        }
+
+
+def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
+    """Publish one landing day, or hold it back and say why. Either is recorded in the reconciliation."""
+    settings, started = load_settings(), time.monotonic()
+    root = local_path(settings.url("lake"))
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lake_daily.lock"):
+        create_tables(spark)
+        history = _Reconciled.around(day, settings)
+        try:
+            counts = _publish(spark, adapter, day, history, settings, partial=partial)
+            report = DayReport(day=day, outcome="published", why=None, seconds=time.monotonic() - started, counts=counts)
+        except DayHeldBack as held:
+            counts = getattr(held, "counts", {})
+            if not history.is_published(day):  # what was published stays published
+                _reconcile(day, {(day, source.name): counts.get(source.name, SourceCounts()) for source in adapter.sources if source.required or source.name in counts}, why=held.reason)
+            report = DayReport(day=day, outcome="held", why=held.reason, seconds=time.monotonic() - started, counts=counts)
+        finally:
+            spark.catalog.clearCache()
+    _measure(report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Reconciled:
+    """The reconciliation of the days around a landing day: (landing day, source) -> row."""
+
+    rows: Mapping[tuple[date, str], Mapping[str, Any]]
+
+    @classmethod
+    def around(cls, day: date, settings: Settings) -> "_Reconciled":
+        last = day + timedelta(days=settings.lake.restated_days)
+        rows = lake.read("reconciliation", filters=[("landing_dt", ">=", day - HISTORY), ("landing_dt", "<=", last)]).to_pylist()
+        return cls({(row["landing_dt"], row["source"]): row for row in rows})
+
+    def is_published(self, day: date) -> bool:
+        return any(row["outcome"] == "published" for (landed, _), row in self.rows.items() if landed == day)
+
+    def accepted(self, day: date, reach: int) -> list[tuple[date, str]]:
+        """Return the (landing day, source) around a day that were published."""
+        return [key for key, row in self.rows.items() if row["outcome"] == "published" and 0 < abs((key[0] - day).days) <= reach]
+
+    def usual_rows(self, source: str, day: date) -> float | None:
+        rows = [row["rows_in"] for (landed, name), row in self.rows.items() if name == source and landed < day and row["outcome"] == "published" and row["rows_in"]]
+        return statistics.median(rows) if len(rows) >= SHORTEST_HISTORY else None
+
+
+def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconciled, settings: Settings, *, partial: bool) -> dict[str, SourceCounts]:
+    delivered = _delivered(adapter, day, partial=partial)
+    reach = settings.lake.restated_days
+    wanted = [(day, source.name) for source in delivered] + history.accepted(day, reach)
+    rows = {name: _family_rows(spark, sources, wanted, settings) for name, sources in families(adapter).items()}
+    rows = {name: frame for name, frame in rows.items() if frame is not None}
+    counts = count_outcomes(rows.values())
+    mine = {source.name: counts.get((day, source.name), SourceCounts()) for source in delivered}
+    _gate_landing(day, delivered, mine, history, settings)
+
+    tables = {feed.table: LAKE_TABLES[feed.table] for feed in adapter.feeds}
+    published = _published_days(tables.values(), day, reach)
+    accepted = {landed for landed, _ in wanted}
+    if stranded := {landed for landings in published.values() for landed in landings} - accepted:
+        raise _held(day, f"it restates days with rows of {min(stranded)}, which was published before and is held back now; deliver and run that day first", mine)
+    rebuilt = sorted({dt for one in mine.values() for dt in one.days} | {dt for dt, landings in published.items() if day in landings})
+    frames = {}
+    for table in tables.values():
+        fed = [fed_rows(rows[feed.family].where(F.col("dt").isin(rebuilt)), feed, table, settings) for feed in adapter.feeds if feed.table == table.name and feed.family in rows]
+        if fed:
+            frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1).cache()
+    if wrong := [problem for name, frame in frames.items() for problem in wrong_with_rows(frame, tables[name], settings)]:
+        raise _held(day, "; ".join(wrong), mine)
+
+    about = json.dumps({"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed in accepted})})
+    quarantined = reduce(DataFrame.unionByName, (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values()))
+    commits = [(frame, name, "dt", rebuilt) for name, frame in frames.items() if rebuilt] + [(quarantined.coalesce(1), "quarantine", "landing_dt", [day])]
+    with ThreadPoolExecutor(len(commits)) as pool:  # a commit waits for files more than it works
+        for future in [pool.submit(_commit, *commit, about) for commit in commits]:
+            future.result()
+    later = {key: value for key, value in counts.items() if key[0] >= day}  # a landing that came before keeps its rows whatever comes after it
+    _reconcile(day, later, why=None)
+    return mine
+
+
+def _delivered(adapter: Adapter, day: date, *, partial: bool) -> list[Source]:
+    """Return the sources that delivered something on a day.
+
+    Raises:
+        DayHeldBack: one was refused at the door, or a required one is missing.
+    """
+    for source in adapter.sources:
+        if refused := landing.rejection(source.name, day):
+            raise _held(day, f"{source.name}: the door refused {refused.file}: {refused.reason}", {})
+    delivered = [source for source in adapter.sources if landing.landed_files(source.name, day)]
+    missing = [source.name for source in adapter.sources if source.required and source not in delivered]
+    if not delivered or (missing and not partial):
+        raise _held(day, f"no file of {', '.join(missing)} landed" if delivered else "no file landed", {})
+    return delivered
+
+
+def _family_rows(spark: SparkSession, sources: Sequence[Source], wanted: Sequence[tuple[date, str]], settings: Settings) -> DataFrame | None:
+    frames = []
+    for source in sources:
+        files = {landed: landing.landed_files(source.name, landed) for landed, name in wanted if name == source.name}
+        if any(files.values()):
+            frames.append(judged_rows(read_rows(spark, source, files), source, settings))
+    return mark_repetitions(reduce(DataFrame.unionByName, frames)).cache() if frames else None
+
+
+def count_outcomes(frames: Any) -> Counts:
+    """Count in one pass what became of every row."""
+    slim = [frame.select("landing_dt", "source", "reason", "repeated", "seen", "dt") for frame in frames]
+    rows = (
+        reduce(DataFrame.unionByName, slim)
+        .groupBy("landing_dt", "source", F.coalesce("reason", F.lit(NO_REASON)).alias("reason"), "repeated")
+        .agg(F.count("*").alias("rows"), F.bit_or("seen").alias("seen"), F.collect_set("dt").alias("days"))
+        .collect()
+    )
+    counts: Counts = {}
+    for row in rows:
+        key = (row.landing_dt, row.source)
+        before = counts.get(key, SourceCounts())
+        clean = row.reason == NO_REASON
+        counts[key] = SourceCounts(
+            rows_in=before.rows_in + row.rows,
+            rows_clean=before.rows_clean + (row.rows if clean and not row.repeated else 0),
+            rows_deduplicated=before.rows_deduplicated + (row.rows if clean and row.repeated else 0),
+            reasons=before.reasons if clean else {**before.reasons, row.reason: row.rows},
+            seen=before.seen | row.seen,
+            days=before.days | frozenset(row.days) if clean else before.days,
+        )
+    return counts
+
+
+def _gate_landing(day: date, sources: Sequence[Source], counts: Mapping[str, SourceCounts], history: _Reconciled, settings: Settings) -> None:
+    wrong = []
+    for source in sources:
+        one = counts[source.name]
+        usual = history.usual_rows(source.name, day) if source.required else None
+        unreadable = one.reasons.get("unreadable line", 0) + one.reasons.get("missing key", 0)
+        profile = Profile(
+            source=source.name,
+            missing_columns=", ".join(name for place, name in enumerate(source.columns) if name in source.must_have and not one.seen >> place & 1),
+            rows=one.rows_in,
+            volume=one.rows_in / usual if usual else None,
+            readable_keys=1 - unreadable / max(one.rows_in, 1),
+            quarantined=one.rows_quarantined / max(one.rows_in, 1),
+            reasons=", ".join(f"{reason} {rows}" for reason, rows in sorted(one.reasons.items(), key=lambda item: -item[1])),
+        )
+        wrong += wrong_with_landing(profile, settings)
+    if wrong:
+        raise _held(day, "; ".join(wrong), counts)
+
+
+def _held(day: date, reason: str, counts: Mapping[str, SourceCounts]) -> DayHeldBack:
+    error = DayHeldBack(day.isoformat(), reason)
+    error.counts = counts  # type: ignore[attr-defined]
+    return error
+
+
+def create_tables(spark: SparkSession) -> None:
+    """Create the lake's tables that are not there yet, empty."""
+    for table in LAKE_TABLES.values():
+        if not lake.exists(table.name):
+            schema = spark.createDataFrame([], table.spark_schema()).schema.json()
+            DeltaTable.create(lake.table_url(table.name), Schema.from_json(schema), mode="ignore", partition_by=[table.partition], name=table.name)
+
+
+def _published_days(tables: Any, day: date, reach: int) -> dict[date, set[date]]:
+    """Return which landings the published rows of the days within reach come from."""
+    found: dict[date, set[date]] = {}
+    for table in tables:
+        first = day - timedelta(days=reach)
+        rows = lake.read(table.name, columns=["dt", "landing_dt"], filters=[("dt", ">=", first), ("dt", "<=", day)])
+        for pair in rows.group_by(["dt", "landing_dt"]).aggregate([]).to_pylist():
+            found.setdefault(pair["dt"], set()).add(pair["landing_dt"])
+    return found
+
+
+def _commit(rows: DataFrame, name: str, partition: str, days: Sequence[date], about: str) -> None:
+    """Replace a table's partitions by these rows, in one commit."""
+    predicate = f"{partition} IN (" + ", ".join(f"DATE'{day.isoformat()}'" for day in days) + ")"
+    rows.write.format("delta").mode("overwrite").option("replaceWhere", predicate).option("userMetadata", about).save(lake.table_url(name))
+
+
+def _reconcile(day: date, counts: Counts, *, why: str | None) -> None:
+    """Record the outcome of a landing day, and what it changed for the ones after it, in one commit."""
+    rows = [
+        {
+            "landing_dt": landed,
+            "source": source,
+            "outcome": "held" if why else "published",
+            "why": why,
+            "rows_in": one.rows_in,
+            "rows_clean": 0 if why else one.rows_clean,
+            "rows_quarantined": one.rows_quarantined,
+            "rows_deduplicated": one.rows_deduplicated,
+            "reasons": list(one.reasons.items()),
+            "code_version": code_version(),
+        }
+        for (landed, source), one in sorted(counts.items())
+    ]
+    for row in rows:
+        if not why and row["rows_in"] != row["rows_clean"] + row["rows_quarantined"] + row["rows_deduplicated"]:
+            raise CommandFailed(f"{row['landing_dt']} {row['source']}: {row['rows_in']} rows came in, but {row} do not add up. The day is not marked as published; report this.")
+    table = lake.open_table("reconciliation")
+    days = ", ".join(f"'{landed.isoformat()}'" for landed in sorted({day} | {landed for landed, _ in counts}))
+    content = pa.Table.from_pylist(rows, schema=pa.schema(table.schema().to_arrow()))
+    write_deltalake(
+        table, content, mode="overwrite", predicate=f"landing_dt IN ({days})", commit_properties=CommitProperties(custom_metadata={"code_version": code_version()})
+    )
+
+
+def _measure(report: DayReport) -> None:
+    metrics().timing(LAKE_DAY_SECONDS, int(report.seconds * 1000))
+    if report.outcome == "held":
+        metrics().incr(LAKE_DAYS_HELD)
+    for outcome in ("clean", "quarantined", "deduplicated"):
+        metrics().incr(LAKE_ROWS.format(outcome=outcome), sum(getattr(one, f"rows_{outcome}") for one in report.counts.values()))
+
+
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command()
+@click.option("--date", "single", type=DAY, help="The landing day.")
+@click.option("--from", "first", type=DAY, help="First landing day of a range.")
+@click.option("--to", "last", type=DAY, help="Last landing day of a range.")
+@click.option("--landed", is_flag=True, help="Of the range, only days on which anything landed or was refused (shops close, too).")
+@click.option("--partial", is_flag=True, help="Publish what there is of a day although a required source delivered nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
+def main(single: datetime | None, first: datetime | None, last: datetime | None, landed: bool, partial: bool, as_json: bool) -> None:
+    """Publish landing days to the lake's tables."""
+    start, end = (first or single), (last or single)
+    if start is None or end is None or bool(single) == bool(first or last):
+        raise click.UsageError("Give --date, or --from and --to.")
+    adapter = ADAPTERS[load_settings().shop.adapter]
+    days = [start.date() + timedelta(days=offset) for offset in range((end - start).days + 1)]
+    if landed:
+        some = set(landing.landing_days(tuple(source.name for source in adapter.sources)))
+        days = [day for day in days if day in some]
+    if not days:
+        raise click.UsageError("There is no such day.")
+    spark = spark_session("lake_daily")
+    spark.sparkContext.setLogLevel("ERROR")
+    reports = []
+    for day in days:
+        report = run_day(spark, adapter, day, partial=partial)
+        reports.append(report)
+        click.echo(_line(report), err=as_json)
+    held = [report for report in reports if report.outcome == "held"]
+    if as_json:
+        click.echo(json.dumps({"days": [report.as_json() for report in reports], "held": [report.day.isoformat() for report in held]}))
+    spark.stop()
+    if held:
+        click.echo(f"{len(held)} of {len(reports)} days are held back; the tables keep what they had. Deliver them again and re-run.", err=True)
+        sys.exit(DayHeldBack.exit_code)
+
+
+def _line(report: DayReport) -> str:
+    about = report.as_json()
+    if report.outcome == "held":
+        return f"{report.day} held back after {report.seconds:.1f} s: {report.why}"
+    reasons = ", ".join(f"{reason} {rows}" for reason, rows in sorted(about["reasons"].items(), key=lambda item: -item[1]))
+    return (
+        f"{report.day} published in {report.seconds:.1f} s: {about['rows_in']} rows in = {about['rows_clean']} clean + {about['rows_quarantined']} quarantined"
+        f" + {about['rows_deduplicated']} deduplicated" + (f" ({reasons})" if reasons else "")
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""From landed files to judged rows: what an adapter declares, done by Spark. Every function is DataFrame -> DataFrame, but for the reading."""
+
+import csv
+import gzip
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import reduce
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from evershelf.contracts.tables import Table
+from evershelf.settings import Settings
+from evershelf.shops.adapter import NO_LINE, Adapter, Feed, Source
+
+NOT_JSON = "_not_json"
+TRAVELS = ("landing_dt", "source", "raw", "raw_hash", "seen")  # what goes with a row besides its typed columns
+
+
+def filled(sql: str, settings: Settings) -> str:
+    """Put the settings into an adapter's SQL."""
+    shop = settings.shop
+    values = {"{timezone}": shop.timezone, "{bulk_quantity}": str(shop.bulk_quantity), "{currencies}": ", ".join(f"'{code}'" for code in shop.currencies)}
+    for name, value in values.items():
+        sql = sql.replace(name, value)
+    return sql
+
+
+def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence[Path]]) -> DataFrame:
+    """Read a source's files of some landing days.
+
+    Returns:
+        the raw columns, NO_LINE, `landing_dt`, `source`, `raw` (the row as JSON), `raw_hash` and `seen`, a bit mask of the columns that have a value.
+    """
+    read = _read_csv if source.format == "csv" else _read_json
+    days = [read(spark, source, paths).withColumn("landing_dt", F.lit(day)) for day, paths in files.items() if paths]
+    seen = [F.when(F.col(name).isNotNull(), F.lit(1 << place)).otherwise(F.lit(0)) for place, name in enumerate(source.columns)]
+    return (
+        reduce(DataFrame.unionByName, days)
+        .withColumn("source", F.lit(source.name))
+        .withColumn("raw_hash", F.sha2("raw", 256))
+        .withColumn("seen", reduce(Column.bitwiseOR, seen).cast("bigint"))
+    )
+
+
+def _read_json(spark: SparkSession, source: Source, paths: Sequence[Path]) -> DataFrame:
+    schema = ", ".join(f"`{name}` {kind}" for name, kind in {**source.columns, NO_LINE: "string", NOT_JSON: "string"}.items())
+    return (
+        spark.read.text([str(path) for path in paths])
+        .where("trim(value) <> ''")
+        .select(F.col("value").alias("raw"), F.from_json("value", schema, {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": NOT_JSON}).alias("row"))
+        .select("raw", "row.*")
+        .withColumn(NO_LINE, F.coalesce(NO_LINE, F.when(F.col(NOT_JSON).isNotNull(), F.lit("not the JSON that the contract describes"))))
+        .drop(NOT_JSON)
+    )
+
+
+def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Path]) -> DataFrame:
+    files = []
+    for path in paths:  # each by its own header: an inferred one would cost a job, a fixed one would mistake a missing column for the next
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file))
+        schema = ", ".join(f"`{name}` string" for name in header)
+        frame = spark.read.csv(str(path), schema=schema, header=True, multiLine=True, escape='"')
+        files.append(frame.select(*(F.col(f"`{name}`") if name in header else F.lit(None).cast("string").alias(name) for name in [*source.columns, NO_LINE])))
+    return reduce(DataFrame.unionByName, files).withColumn("raw", F.to_json(F.struct(*source.columns, NO_LINE)))
+
+
+def judged_rows(rows: DataFrame, source: Source, settings: Settings) -> DataFrame:
+    """Give rows their typed columns, and `reason`: the name of the first rule that a row breaks, or null."""
+    typed = {name: F.expr(filled(sql, settings)) for name, sql in source.typed.items()}
+    late = f"dt < date_sub(landing_dt, {settings.lake.restated_days})"
+    rules = {**source.rules, "too late": late, "in the future": "dt > landing_dt"}
+    reason = F.coalesce(*(F.when(F.expr(filled(sql, settings)), F.lit(name)) for name, sql in rules.items()))
+    beside = rows.withColumns({name: column for name, column in typed.items() if name not in rows.columns})  # rules see the raw column where both have the name
+    taken = [F.col(name) if name not in rows.columns else column.alias(name) for name, column in typed.items()]
+    return beside.withColumn("reason", reason).select(*TRAVELS, "reason", *taken)
+
+
+def mark_repetitions(rows: DataFrame) -> DataFrame:
+    """Add `repeated`: the key came already, on the same `dt`, in an earlier landing or in the same one.
+
+    The order within a landing is that of `raw_hash`, so the same row stays whatever the order of files and lines.
+    """
+    same = Window.partitionBy("dt", F.coalesce("key", "raw_hash")).orderBy(F.col("reason").isNotNull(), "landing_dt", "source", "raw_hash")
+    return rows.withColumn("repeated", F.col("reason").isNull() & (F.row_number().over(same) > 1))
+
+
+def fed_rows(family: DataFrame, feed: Feed, table: Table, settings: Settings) -> DataFrame:
+    """Turn a family's accepted rows into rows of a table."""
+    values = {name: F.expr(filled(sql, settings)).cast(table.columns[name].type).alias(name) for name, sql in feed.columns.items()}
+    rows = family.where("reason IS NULL AND NOT repeated").where(filled(feed.where, settings))
+    missing = [F.lit(None).cast(column.type).alias(name) for name, column in table.columns.items() if name not in {*values, "dt", "landing_dt"}]
+    if feed.per:
+        rows = rows.groupBy("dt", *feed.per).agg(F.max("landing_dt").alias("landing_dt"), *values.values()).select("dt", "landing_dt", *feed.columns, *missing)
+    else:
+        rows = rows.select("dt", "landing_dt", *values.values(), *missing)
+    return rows.select(*table.columns)
+
+
+def quarantined_rows(family: DataFrame) -> DataFrame:
+    """Return rows for the quarantine table. Equal raw rows are told apart by their number."""
+    equal = Window.partitionBy("landing_dt", "source", "raw_hash").orderBy("reason")
+    place = F.row_number().over(equal)
+    return family.where("reason IS NOT NULL").select("landing_dt", "source", F.concat_ws("-", "raw_hash", place).alias("row_id"), "reason", "raw")
+
+
+def families(adapter: Adapter) -> dict[str, tuple[Source, ...]]:
+    names = dict.fromkeys(source.family for source in adapter.sources)
+    return {name: tuple(source for source in adapter.sources if source.family == name) for name in names}

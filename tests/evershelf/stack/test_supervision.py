@@ -1,0 +1,148 @@
+"""The stack starts on free ports, heals what dies, and leaves nothing behind, whoever was killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evershelf.errors import CommandFailed
+from evershelf.settings import load_settings
+from evershelf.stack import supervision
+from evershelf.stack.ports import free_ports, is_free
+from evershelf.stack.services import DEPLOY, EVERSHELF, find_program, services
+
+LIGHT = ("redis", "statsd", "prometheus")
+
+
+@pytest.fixture
+def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    chosen = free_ports()
+    for variable, port in chosen.items():
+        monkeypatch.setenv(variable, port)
+    load_settings.cache_clear()
+    yield chosen
+    supervision.stop(home)  # of a test that failed half-way
+
+
+def listening(ports: dict[str, str]) -> set[str]:
+    return {variable for variable, port in ports.items() if not is_free(int(port))}
+
+
+def test_up_and_down_leave_nothing_behind(home: Path, ports: dict[str, str]) -> None:
+    said: list[str] = []
+    record = supervision.start(load_settings(), LIGHT, ports, said.append)
+    try:
+        assert {line.split()[0] for line in said} == set(LIGHT)
+        assert all(service.ready() for name, service in services(load_settings()).items() if name in LIGHT)
+        assert "EVERSHELF_REDIS__PORT" in listening(ports)
+    finally:
+        strays = supervision.stop(home)
+    assert strays == []
+    assert listening(ports) == set()
+    assert not Path(record.socket).parent.exists()
+    assert supervision.read_record(home) is None
+
+
+def test_what_dies_comes_back_on_its_port(home: Path, ports: dict[str, str]) -> None:
+    record = supervision.start(load_settings(), ["redis"], ports, lambda line: None)
+    try:
+        killed = supervision.program_pid(record, "redis")
+        time.sleep(1.2)  # supervisord calls a program started after a second
+        psutil.Process(killed).kill()
+        deadline = time.monotonic() + 15
+        while supervision.program_pid(record, "redis") in (killed, 0) or not services(load_settings())["redis"].ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        supervision.stop(home)
+
+
+def test_down_stops_everything_after_the_starter_was_killed(home: Path, ports: dict[str, str]) -> None:
+    starter = subprocess.Popen([*EVERSHELF, "up", "--only", "redis,statsd", "--foreground"], stdout=subprocess.DEVNULL)
+    try:
+        wait_until_up(home)
+    finally:
+        starter.kill()
+        starter.wait()
+    done = subprocess.run([*EVERSHELF, "down"], capture_output=True, text=True, check=True)
+    assert done.stdout == "Stopped.\n"
+    assert listening(ports) == set()
+
+
+def test_down_stops_everything_after_the_supervisor_was_killed(home: Path, ports: dict[str, str]) -> None:
+    subprocess.run([*EVERSHELF, "up", "--only", "redis,statsd"], stdout=subprocess.DEVNULL, check=True)
+    record = supervision.running(home)
+    assert record
+    psutil.Process(record.pid).kill()
+    assert listening(ports)  # orphans go on
+    assert sorted(supervision.stop(home)) == ["redis-server", "statsd_exporter"]
+    assert listening(ports) == set()
+
+
+def test_ctrl_c_stops_a_stack_in_the_foreground(home: Path, ports: dict[str, str]) -> None:
+    starter = subprocess.Popen([*EVERSHELF, "up", "--only", "redis", "--foreground"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert starter.stdout
+    try:
+        assert any(line.startswith("Ctrl-C") for line in starter.stdout)
+        os.killpg(starter.pid, signal.SIGINT)
+        assert starter.wait(30) == 0
+    finally:
+        starter.kill()
+    assert listening(ports) == set()
+
+
+def test_taken_port_is_named_and_nothing_else_is_stopped(home: Path, ports: dict[str, str]) -> None:
+    squatter = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", ports["EVERSHELF_REDIS__PORT"]], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 15
+        while is_free(int(ports["EVERSHELF_REDIS__PORT"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with pytest.raises(CommandFailed, match=ports["EVERSHELF_REDIS__PORT"]):
+            supervision.start(load_settings(), ["redis"], ports, lambda line: None)
+        assert squatter.poll() is None
+    finally:
+        squatter.kill()
+        squatter.wait()
+        supervision.stop(home)
+
+
+def test_missing_program_is_named_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    with pytest.raises(CommandFailed, match="redis-server"):
+        supervision.start(load_settings(), ["redis"], {}, lambda line: None)
+    assert supervision.read_record(home) is None
+
+
+def test_chosen_ports_differ(home: Path) -> None:
+    chosen = free_ports()
+    assert len(set(chosen.values())) == len(chosen)
+
+
+def test_prometheus_accepts_the_rules() -> None:
+    done = subprocess.run([find_program("promtool"), "check", "rules", str(DEPLOY / "prometheus" / "rules.yml")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_configuration_of_the_stack(home: Path, ports: dict[str, str]) -> None:
+    supervision.start(load_settings(), [], ports, lambda line: None)
+    supervision.stop(home)
+    done = subprocess.run(
+        [find_program("promtool"), "check", "config", str(home / "prometheus" / "prometheus.yml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def wait_until_up(home: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (record := supervision.running(home)) or not supervision.program_pid(record, "redis") or not services(load_settings())["redis"].ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

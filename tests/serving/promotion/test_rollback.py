@@ -1,0 +1,160 @@
+"""The way back works whatever is broken."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from evershelf.settings import load_settings
+from serving.errors import PromotionRefused
+from serving.promotion.promoter import align
+from serving.promotion.rollback import PENDING, roll_back
+from serving.promotion.served_models import ServedModels
+from serving.tf_serving.client import ModelServerAdmin
+from tests.serving.conftest import GatewayProcess, Shop, eventually
+from tests.serving.promotion.conftest import Shoppers, variant
+
+
+@pytest.fixture
+def second_live(shop: Shop, gateways: list[GatewayProcess], model_server: ModelServerAdmin, configured: Callable[..., None]) -> Shop:
+    """`second` is stable and `first` last-good, in both gateways and the model server."""
+    shop.promote(shop.second)
+    models = ServedModels(load_settings())
+    align(models, shop.snapshots, shop.log.state(), load_settings())
+    models.close()
+    for made in gateways:
+        assert {shop.first, shop.second} <= set(made.follow()["loaded"])
+    return shop
+
+
+def command(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run `evershelf …` and return its exit code, its JSON and what it said."""
+    done = subprocess.run([sys.executable, "-m", "evershelf.cli", *arguments, "--json"], env=os.environ.copy(), capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+
+
+def test_after_a_rollback_no_answer_carries_what_was_rolled_back(second_live: Shop, gateways: list[GatewayProcess], shoppers: Shoppers) -> None:
+    eventually(lambda: shoppers.answers[second_live.second, 200] > 20)
+    code, result, said = command("rollback", "--why", "lost clicks")
+    assert (code, result["to"], result["recorded"]) == (0, second_live.first, True), said
+    assert result["seconds"] < 2
+    before = shoppers.answers[second_live.second, 200]
+    for made in gateways:
+        assert {made.recommend(f"after-{number}")["snapshot_id"] for number in range(100)} == {second_live.first}
+    shoppers.stop()
+    assert shoppers.answers[second_live.second, 200] - before <= len(gateways)  # the answers that were on their way
+    assert {key[1] for key in shoppers.answers} == {200}
+    record = second_live.log.records()[-1]
+    assert (record.kind, record.snapshot_id, record.to, record.why) == ("rolled_back", second_live.second, second_live.first, "lost clicks")
+
+
+def test_a_rollback_ends_a_trial_that_is_under_way(second_live: Shop, gateways: list[GatewayProcess]) -> None:
+    third = variant(second_live, lambda content: None)
+    second_live.log.append("registered", third, "x")
+    second_live.log.append("canary", third, "x", share=0.5)
+    assert roll_back(None, "both are bad", print).complete
+    assert second_live.log.state().out == {second_live.second, third}
+    assert {gateways[0].recommend(f"after-{number}")["snapshot_id"] for number in range(50)} == {second_live.first}
+
+
+def test_without_anything_to_go_back_to_nothing_changes(shop: Shop, configured: Callable[..., None]) -> None:
+    with pytest.raises(PromotionRefused, match="Nothing was ever promoted"):
+        roll_back(None, "x", print)
+    shop.promote(shop.first)
+    with pytest.raises(PromotionRefused, match="nothing to go back to"):
+        roll_back(None, "x", print)
+    with pytest.raises(PromotionRefused, match="is no target"):
+        roll_back(shop.second, "x", print)
+    assert shop.log.state().stable == shop.first
+
+
+def test_a_damaged_last_good_that_no_gateway_holds_is_passed_over(shop: Shop, configured: Callable[..., None]) -> None:
+    third = variant(shop, lambda content: None)
+    for snapshot_id in (shop.first, shop.second, third):
+        shop.promote(snapshot_id)
+    (shop.snapshots / shop.second / "vocabulary.json").unlink()
+    configured(GATEWAY__URLS='["http://127.0.0.1:9"]')
+    assert roll_back(None, "x", print).to == shop.first
+
+
+def test_a_gateway_that_is_away_is_named_and_goes_back_when_it_returns(second_live: Shop, gateways: list[GatewayProcess]) -> None:
+    gateways[1].kill()
+    code, result, said = command("rollback")
+    assert code == 1
+    assert result["recorded"]
+    assert [state == "ok" for state in result["gateways"].values()] == [True, False]
+    assert "cannot be reached" in said
+    gateways[1].start()
+    assert {gateways[1].recommend(f"after-{number}")["snapshot_id"] for number in range(50)} == {second_live.first}
+
+
+def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_later(second_live: Shop, gateways: list[GatewayProcess]) -> None:
+    log = second_live.log.folder
+    log.rename(log.with_name("away"))
+    code, result, said = command("rollback", "--why", "storage is gone too")
+    assert (code, result["recorded"], result["to"]) == (1, False, second_live.first), said
+    for made in gateways:
+        assert {made.recommend(f"held-{number}")["snapshot_id"] for number in range(50)} == {second_live.first}
+    gateways[0].kill()
+    gateways[0].start()  # the order outlives a restart
+    assert gateways[0].recommend("held")["snapshot_id"] == second_live.first
+    code, _, said = command("rollback", "--reconcile")
+    assert code == 1
+    assert "still cannot be used" in said
+    shutil.rmtree(log, ignore_errors=True)
+    log.with_name("away").rename(log)
+    code, result, said = command("rollback", "--reconcile")
+    assert (code, result["recorded"], result["to"]) == (0, True, second_live.first), said
+    assert "storage is gone too (break-glass at" in second_live.log.records()[-1].why
+    assert not (second_live.home / PENDING).exists()
+    for made in gateways:
+        status = made.status()
+        assert (status["held"], status["stable"]) == (None, second_live.first)
+    code, _, said = command("rollback", "--reconcile")
+    assert code == 1
+    assert "Nothing was changed" in said
+
+
+def test_status_tells_what_is_live_and_what_is_wrong(second_live: Shop, gateways: list[GatewayProcess]) -> None:
+    gateways[0].recommend("someone")
+    code, status, said = command("status")
+    assert code == 0, said
+    assert (status["stable"], status["last_good"], status["canary"]) == (second_live.second, second_live.first, None)
+    assert sum(status["rungs"].values()) == 1
+    assert set(status["a_times_p"]) == {"U", "P", "T", "answers"}
+    assert status["a_times_p"]["answers"] > 0
+    assert status["a_times_p"]["U"] is None  # the tiny model measured no head
+    assert any("days old" in problem for problem in status["problems"])
+    gateways[1].kill()
+    assert any("cannot be reached" in problem for problem in command("status")[1]["problems"])
+    shown = subprocess.run([sys.executable, "-m", "evershelf.cli", "status"], env=os.environ.copy(), capture_output=True, text=True, check=True).stdout
+    assert second_live.second in shown
+    assert "away" in shown
+
+
+def test_snapshots_are_listed_with_their_roles_and_verified(second_live: Shop) -> None:
+    code, listed, _ = command("snapshots", "--verify")
+    assert code == 0
+    assert {entry["snapshot_id"]: entry["role"] for entry in listed["snapshots"]} == {second_live.second: "stable", second_live.first: "last-good"}
+    (second_live.snapshots / second_live.first / "golden.json").unlink()
+    code, listed, _ = command("snapshots", "--verify")
+    assert code == 1
+    assert any("golden.json is missing" in entry.get("problem", "") for entry in listed["snapshots"])
+
+
+def test_pin_and_freeze_are_recorded_once(second_live: Shop) -> None:
+    before = second_live.log.state().seq
+    assert command("pin")[1] == {"stable": second_live.second, "pinned": True}
+    assert command("pin")[0] == 0
+    assert command("freeze")[1] == {"frozen": True}
+    assert second_live.log.state().seq == before + 2
+    assert command("promote", second_live.first)[0] == 1
+    command("freeze", "--off")
+    command("pin", "--off")
+    assert (second_live.log.state().pinned, second_live.log.state().frozen) == (False, False)

@@ -1,0 +1,156 @@
+"""`evershelf train` and `evershelf evaluate`."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from evershelf import lake
+from evershelf.models import finished_models, model_folder, models_folder, newest_blessed, read_evaluation
+from evershelf.settings import Settings, load_settings
+from evershelf.storage import new_folder
+from evershelf.telemetry import TRAINING_EPOCH_SECONDS, TRAINING_LOSS, metrics
+from evershelf.version import code_version
+from training.errors import NotEnoughData, TrainingRunning
+
+Say = Callable[[str], None]
+
+
+@click.command()
+@click.option("--ranks", type=click.IntRange(min=1), help="Horovod ranks on this machine; default: training.ranks.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
+def train(ranks: int | None, as_json: bool) -> None:
+    """Train a model on the newest days of the lake, measure it, and bless or refuse it.
+
+    The same lake, settings and code give the same model id: a training that was interrupted resumes, one that is finished is reported again.
+    """
+    settings = load_settings()
+    if ranks:
+        settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
+    model_id = train_model(settings, Console(stderr=True).print)
+    evaluation = read_evaluation(model_id)
+    if as_json:
+        click.echo(json.dumps({"model_id": model_id, "blessed": evaluation["blessed"], "why": evaluation["why"], "metrics": evaluation["metrics"]}))
+        return
+    click.echo(f"Model {model_id} is {'blessed' if evaluation['blessed'] else 'refused: what is live stays live'}.")
+    for reason in evaluation["why"]:
+        click.echo(f"  {reason}")
+    _print_figures(evaluation)
+
+
+@click.command()
+@click.option("--model", "model_id", help="Default: the newest one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
+def evaluate(model_id: str | None, as_json: bool) -> None:
+    """Measure a model on the newest days of the lake, beside the popular list and item-kNN."""
+    from training import blessing, data, evaluation
+
+    settings = load_settings()
+    folder = model_folder(model_id or next(iter(finished_models()), "(none)"))
+    shop = data.read_shop(settings.training)
+    if blessing.trained_before(folder) > shop.split:
+        raise NotEnoughData(
+            f"Model {folder.name} has learned from the last {settings.training.validation_days} days of the lake, so they cannot measure it. Nothing changed; "
+            "publish newer days, lower training.validation_days, or train a new model."
+        )
+    found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
+    if as_json:
+        click.echo(
+            json.dumps({name: found[name] for name in ("metrics", "interval95", "baselines", "protocol", "users", "seconds")} | {"model_id": folder.name})
+        )
+    else:
+        _print_figures(found)
+
+
+def train_model(settings: Settings, say: Say) -> str:
+    """Train, evaluate, bless and export; return the model's id.
+
+    Raises:
+        TrainingError: nothing was exported.
+    """
+    from training import data, examples, gang, loop, vocabulary
+
+    started = time.monotonic()
+    shop = data.read_shop(settings.training)
+    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
+    if (models_folder() / model_id).is_dir():
+        say(f"{model_id} is trained already")
+        return model_id
+    work = settings.home / "training" / model_id
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work.with_suffix(".lock"), timeout=0):
+            words, features = vocabulary.build(shop)
+            prepared = examples.prepare(shop, words, features, settings.training.seed)
+            say(
+                f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers and visits with {len(shop.items)} items, {settings.training.ranks} ranks"
+            )
+            prepared.save(work / loop.EXAMPLES)
+            (work / loop.PARAMETERS).write_text(settings.training.model_dump_json())
+            gang.run(work, settings.training.ranks, lambda epoch: _tell(epoch, say))
+            say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
+            _finish(settings, shop, words, prepared, work, model_id, say, started)
+            shutil.rmtree(work)
+    except Timeout:
+        raise TrainingRunning(f"Model {model_id} is being trained by another process. Nothing was started and what is live stays live; wait for it.") from None
+    return model_id
+
+
+def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, model_id: str, say: Say, started: float) -> None:
+    from training import blessing, evaluation, export, loop
+
+    model, epoch = loop.load_best(settings.training, prepared, work / loop.BEST)
+    with new_folder(models_folder() / model_id) as folder:
+        export.export(model, words, shop, folder, settings.training.seed)
+        found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
+        before = newest_blessed()
+        stable = blessing.last_blessed(before, models_folder() / (before or ""), shop, settings.training, settings.candidates)
+        blessed, why = blessing.bless(found, stable, settings.training)
+        seconds = round(time.monotonic() - started, 1)
+        _write(folder / "evaluation.json", found | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds})
+        _write(
+            folder / "lineage.json",
+            {
+                "tables": shop.versions,
+                "parameters": settings.training.model_dump(mode="json"),
+                "seed": settings.training.seed,
+                "code_version": code_version(),
+                "data_as_of": str(shop.data_as_of),
+                "trained_before": shop.split,
+                "shop": settings.shop.adapter,
+            },
+        )
+    say(f"{model_id} done after {seconds:.0f} s")
+
+
+def _fingerprint(settings: Settings, shop: Any) -> str:
+    what = {"tables": shop.versions, "parameters": settings.training.model_dump(mode="json"), "code": code_version(), "lake": lake.table_url("events")}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _tell(epoch: dict[str, Any], say: Say) -> None:
+    metrics().timing(TRAINING_EPOCH_SECONDS, epoch["seconds"] * 1000)
+    metrics().gauge(TRAINING_LOSS, epoch["loss"])
+    say(
+        f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {epoch['loss']:.4f}, NDCG@10 of the shoppers set aside {epoch['selection_ndcg']:.4f}, {epoch['seconds']:.1f} s"
+    )
+
+
+def _print_figures(found: dict[str, Any]) -> None:
+    click.echo(found["protocol"])
+    for name, figures in ({"model": found["metrics"]} | found["baselines"]).items():
+        click.echo(f"  {name:10}" + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()))
+    low, high = found["interval95"]["NDCG@10"]
+    click.echo(f"  NDCG@10 of the model is between {low:.4f} and {high:.4f} (95 %), {found['events']} events of {found['users']} shoppers and visits")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content)))

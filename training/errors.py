@@ -1,0 +1,36 @@
+"""Everything training raises on purpose. In every case the model that is live stays live.
+
+EvershelfError
+└── TrainingError
+    ├── NotEnoughData      the lake is too small for the time split; nothing was trained
+    ├── TrainingRunning    the same training runs already in another process
+    ├── RankLost           a Horovod rank ended early; the last epoch's checkpoint stays, the same command resumes from it
+    ├── LossDiverged       the loss is not a number or grew; nothing was exported
+    └── ExportFailed       the exported rankers disagree; nothing was exported
+"""
+
+from evershelf.errors import EvershelfError
+
+
+class TrainingError(EvershelfError):
+    pass
+
+
+class NotEnoughData(TrainingError):
+    pass
+
+
+class TrainingRunning(TrainingError):
+    pass
+
+
+class RankLost(TrainingError):
+    pass
+
+
+class LossDiverged(TrainingError):
+    pass
+
+
+class ExportFailed(TrainingError):
+    pass

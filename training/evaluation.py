@@ -1,0 +1,298 @@
+"""How good a model is: full-catalogue ranking of what shoppers chose next after the time split, beside the popular list and item-kNN in the same run.
+
+A model is measured through its exported folder, so the same code measures the new one, the last blessed one, and any other. The shoppers who chose the epoch are left out.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evershelf.contracts.model import RANKED_CANDIDATES
+from evershelf.settings import CandidateSettings
+from training import baselines, examples
+from training.baselines import Vectors
+from training.data import ACTIONS, Shop
+from training.examples import Sequences
+from training.vocabulary import Vocabulary
+
+EVENTS = 4000  # a seeded sample of so many validation events is ranked
+BATCH = 256
+RESAMPLES = 1000
+METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
+PROTOCOL = (
+    "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is foretold from "
+    "the history up to it (query words are not given) by ranking the whole catalogue, the item just before left out{masked}; sample of at most {events} events; "
+    "one shopper in {share} chose the epoch and is not measured. 95 % intervals: bootstrap over shoppers."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Where the chosen item came, 1 is best (inf: not at all), per event; and what was in the first ten."""
+
+    rank: npt.NDArray[np.float64]
+    shown: npt.NDArray[np.bool_]  # [items]
+
+    def gains(self) -> dict[str, npt.NDArray[np.float64]]:
+        return {
+            "HR@10": (self.rank <= 10).astype(np.float64),
+            "NDCG@10": np.where(self.rank <= 10, 1 / np.log2(1 + self.rank), 0.0),
+            "Recall@20": (self.rank <= 20).astype(np.float64),
+            "MRR": 1 / self.rank,
+        }
+
+    def figures(self, items: int) -> dict[str, float]:
+        return {name: round(float(gain.mean()), 5) for name, gain in self.gains().items()} | {"coverage@10": round(float(self.shown.sum()) / items, 4)}
+
+
+class Exported:
+    """A model folder, called through its SavedModel."""
+
+    def __init__(self, folder: Path) -> None:
+        import tensorflow as tf  # slow: only when a model is called
+
+        self.vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        self.item_vectors: Vectors = np.load(folder / "item_vectors.npy")
+        self._signatures = tf.saved_model.load(str(folder / "saved_model")).signatures
+        self._tensor = tf.constant
+
+    def user_vectors(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        """Return [requests, width] from request inputs without candidates."""
+        return self._call("user_vector", inputs)
+
+    def next_actions(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        return self._call("next_action", inputs)
+
+    def item_categories(self) -> Vectors:
+        return self._call("item_category", {"items": np.arange(len(self.vocabulary.items), dtype=np.int32)})
+
+    def transaction_classes(self, item: npt.NDArray[np.int32], quantity: npt.NDArray[np.float64], price: npt.NDArray[np.float64]) -> Vectors:
+        return self._call("transaction_class", {"items": item, "quantity": quantity.astype(np.float32), "price": price.astype(np.float32)})
+
+    def scores(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        """Return the scores of the contract's signature."""
+        return self._call("serving_default", inputs)
+
+    def _call(self, signature: str, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        parts = []
+        for start in range(0, len(next(iter(inputs.values()))), BATCH):
+            (result,) = self._signatures[signature](**{name: self._tensor(array[start : start + BATCH]) for name, array in inputs.items()}).values()
+            parts.append(result.numpy())
+        return np.concatenate(parts)
+
+
+def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettings) -> dict[str, Any]:
+    """Return everything that is measured of a model on the shop's time split: metrics, intervals, baselines, heads, quality per rung."""
+    started = time.monotonic()
+    exported = Exported(folder)
+    count = len(exported.vocabulary.items)
+    numbers = exported.vocabulary.numbers_of(shop)
+    sequences = Sequences.of(shop, exported.vocabulary, until=np.inf)
+    popular = baselines.popularity(shop, numbers, count)
+    neighbors = baselines.neighbors(shop, numbers, count)
+
+    choosing = examples.validation_rows(shop, selection=True, most=examples.SELECTION_EVENTS, seed=seed)
+    mask_seen = _mask_helps(exported, sequences, choosing)
+    rows = examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed)
+    inputs = sequences.histories(rows)
+    history, target = inputs["history_items"].astype(np.int32), sequences.item[rows]
+    users = exported.user_vectors(inputs)
+    model_scores = users @ exported.item_vectors.T
+    hide = _hidden(history, count, mask_seen)
+    knn_scores = neighbors.scores(history) + 1e-6 * popular / max(popular.max(), 1e-9)
+    ranks = {
+        "model": _ranks(np.where(hide, -np.inf, model_scores), target),
+        "popular": _ranks(np.where(hide, -np.inf, popular), target),
+        "item_knn": _ranks(np.where(hide, -np.inf, knn_scores), target),
+    }
+    stored = _stored(exported, sequences, shop, neighbors, popular, mask_seen, candidates.per_user)
+    retrieved = _retrieved(history, [stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], neighbors, stored[-1], candidates)
+    rungs = {
+        "live": _ranks(np.where(hide | ~retrieved, -np.inf, model_scores), target),
+        "stored": _list_ranks([stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], history[:, -1], target, count),
+        "popular": _list_ranks([stored[-1]] * len(rows), history[:, -1], target, count),
+    }
+    owners, interval = shop.shopper[rows], {}
+    for metric in METRICS:
+        interval[metric] = _bootstrap(ranks["model"].gains()[metric], owners, seed)
+    return {
+        "metrics": ranks["model"].figures(count - 1),
+        "interval95": interval,
+        "baselines": {name: ranks[name].figures(count - 1) for name in ("popular", "item_knn")},
+        "segments": _segments(exported, sequences, shop, rows, inputs, ranks["model"], hide, target),
+        "heads": _heads(exported, sequences, shop, numbers, rows, inputs),
+        "rung_metrics": {name: result.figures(count - 1) for name, result in rungs.items()},
+        "rung_quality": _rung_quality(rungs),
+        "mask_seen": mask_seen,
+        "protocol": PROTOCOL.format(
+            split=np.datetime64(int(shop.split), "D"),
+            until=shop.data_as_of,
+            masked=" and every item of the history too" if mask_seen else "",
+            events=EVENTS,
+            share=examples.SELECTION_SHARE,
+        ),
+        "events": len(rows),
+        "users": len(np.unique(owners)),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _mask_helps(exported: Exported, sequences: Sequences, rows: npt.NDArray[np.int64]) -> bool:
+    """Whether leaving out what a shopper has already chosen ranks better, for the shoppers set aside for choosing. In some shops people come back for the same things."""
+    inputs = sequences.histories(rows)
+    history, count = inputs["history_items"].astype(np.int32), len(exported.item_vectors)
+    scores = exported.user_vectors(inputs) @ exported.item_vectors.T
+    masked, plain = (_ranks(np.where(_hidden(history, count, mask), -np.inf, scores), sequences.item[rows]).gains()["NDCG@10"].mean() for mask in (True, False))
+    return bool(masked > plain)
+
+
+def _hidden(history: npt.NDArray[np.int32], count: int, mask_seen: bool) -> npt.NDArray[np.bool_]:
+    """Return [events, items] what may not be answered: padding, the item just before, and the whole history where that is the rule."""
+    hidden = np.zeros((len(history), count), np.bool_)
+    np.put_along_axis(hidden, history if mask_seen else history[:, -1:], True, axis=1)
+    hidden[:, 0] = True
+    return hidden
+
+
+def _ranks(scores: npt.NDArray[np.floating[Any]], target: npt.NDArray[np.int32]) -> Ranks:
+    wanted = np.take_along_axis(scores, target[:, None].astype(np.int64), axis=1)
+    better = (scores > wanted).sum(axis=1)
+    same = (scores == wanted).sum(axis=1) - 1
+    rank = np.where(np.isfinite(wanted[:, 0]), 1 + better + same / 2, np.inf)  # ties: the middle of their places
+    shown = np.zeros(scores.shape[1], np.bool_)
+    top = np.argpartition(-scores, min(10, scores.shape[1] - 1), axis=1)[:, :10]
+    shown[top[np.isfinite(np.take_along_axis(scores, top, axis=1))]] = True
+    return Ranks(rank=rank, shown=shown)
+
+
+def _list_ranks(lists: list[npt.NDArray[np.int64]], last: npt.NDArray[np.int32], target: npt.NDArray[np.int32], count: int) -> Ranks:
+    rank, shown = np.full(len(target), np.inf), np.zeros(count, np.bool_)
+    for row, (items, current, wanted) in enumerate(zip(lists, last, target, strict=True)):
+        answer = items[items != current]
+        shown[answer[:10]] = True
+        found = np.flatnonzero(answer == wanted)
+        if len(found):
+            rank[row] = 1 + found[0]
+    return Ranks(rank=rank, shown=shown)
+
+
+def _stored(
+    exported: Exported, sequences: Sequences, shop: Shop, neighbors: baselines.Neighbors, popular: Vectors, mask_seen: bool, most: int
+) -> dict[int, npt.NDArray[np.int64]]:
+    """Return the list that would have been stored for every shopper at the split, by shopper code; -1 is the popular list."""
+    last = np.array([end - 1 for end in _ends_before_split(shop)], np.int64)
+    owners = np.flatnonzero(last >= shop.first[:-1])
+    owners = owners[shop.known[owners]]
+    lists: dict[int, npt.NDArray[np.int64]] = {-1: np.argsort(-popular, kind="stable")[:most]}
+    for start in range(0, len(owners), BATCH):
+        some = owners[start : start + BATCH]
+        inputs = sequences.states(last[some], shop.split)
+        scores = exported.user_vectors(inputs) @ exported.item_vectors.T
+        scores[_hidden(inputs["history_items"].astype(np.int32), scores.shape[1], mask_seen)] = -np.inf
+        best = np.argsort(-scores, axis=1)[:, :most]
+        lists |= dict(zip(some.tolist(), best, strict=True))
+    return lists
+
+
+def _ends_before_split(shop: Shop) -> list[int]:
+    return [int(first + np.searchsorted(shop.time[first:end], shop.split)) for first, end in zip(shop.first[:-1], shop.first[1:], strict=True)]
+
+
+def _retrieved(
+    history: npt.NDArray[np.int32],
+    stored: list[npt.NDArray[np.int64]],
+    neighbors: baselines.Neighbors,
+    popular: npt.NDArray[np.int64],
+    candidates: CandidateSettings,
+) -> npt.NDArray[np.bool_]:
+    """Return [events, items] what the gateway would rank: neighbours of the newest items, the stored list and the popular list, as many as the ranker takes."""
+    found = np.zeros((len(history), neighbors.count), np.bool_)
+    for row, items in enumerate(stored):
+        near = [neighbors.nearest(int(item), candidates.per_item // 5) for item in history[row, : -baselines.RECENT - 1 : -1] if item > 0]
+        wanted = dict.fromkeys(np.concatenate([items, *near, popular]).tolist())
+        found[row, list(wanted)[:RANKED_CANDIDATES]] = True
+    return found
+
+
+def _rung_quality(rungs: dict[str, Ranks]) -> dict[str, float]:
+    """Return each rung's NDCG@10 as a share of that of `live`."""
+    ndcg = {name: result.gains()["NDCG@10"].mean() for name, result in rungs.items()}
+    share = {name: round(float(min(1.0, value / max(ndcg["live"], 1e-9))), 4) for name, value in ndcg.items()}
+    return {"live": 1.0, "local_model": 1.0, "stored": share["stored"], "snapshot": share["stored"], "popular": share["popular"]}
+
+
+def _segments(
+    exported: Exported,
+    sequences: Sequences,
+    shop: Shop,
+    rows: npt.NDArray[np.int64],
+    inputs: dict[str, npt.NDArray[np.generic]],
+    ranks: Ranks,
+    hide: npt.NDArray[np.bool_],
+    target: npt.NDArray[np.int32],
+) -> dict[str, dict[str, float]]:
+    """Return figures for parts of the events; `after_search_with_query` gives the model the words that were searched for."""
+    gain = ranks.gains()["NDCG@10"]
+    seen = np.isin(target, np.unique(sequences.item[shop.time < shop.split]))
+    parts = {
+        "known": shop.known[shop.shopper[rows]],
+        "guest": ~shop.known[shop.shopper[rows]],
+        "no_history": inputs["history_items"][:, -1] == 0,
+        "new_item": ~seen,
+        "after_search": shop.query[rows] > 0,
+    }
+    segments = {name: {"events": int(chosen.sum()), "NDCG@10": round(float(gain[chosen].mean()), 5)} for name, chosen in parts.items() if chosen.any()}
+    searched = parts["after_search"]
+    if searched.any():
+        some = {name: array[searched] for name, array in inputs.items()} | {"query_words": sequences.query_words[shop.query[rows[searched]]]}
+        scores = np.where(hide[searched], -np.inf, exported.user_vectors(some) @ exported.item_vectors.T)
+        segments["after_search_with_query"] = {"events": int(searched.sum()), "NDCG@10": _ranks(scores, target[searched]).figures(1)["NDCG@10"]}
+    return segments
+
+
+def _heads(
+    exported: Exported,
+    sequences: Sequences,
+    shop: Shop,
+    numbers: npt.NDArray[np.int32],
+    rows: npt.NDArray[np.int64],
+    inputs: dict[str, npt.NDArray[np.generic]],
+) -> dict[str, dict[str, float] | None]:
+    """Return accuracy, and that of always saying the commonest, of the behaviour (P_U), product (P_P) and transaction (P_T) heads; None: nothing to measure it on."""
+    features = exported.vocabulary
+    category = {name: index for index, name in enumerate(features.categories)}
+    wanted = np.array([0, *(category.get(path, 0) for path in shop.products.category)])
+    held_out = np.array([0, *numbers])
+    described = (wanted > 0) & (held_out > 0) & examples.held_out_items(len(exported.item_vectors))[held_out]
+    orders, late = shop.orders, shop.orders.day >= shop.split
+    bought = numbers[orders.item[late]]
+    classes = exported.transaction_classes(bought, orders.quantity[late], orders.price[late]) if late.any() else np.zeros((0, 1), np.float32)
+    actions = exported.next_actions(inputs) if len(rows) else np.zeros((0, len(ACTIONS)), np.float32)
+    return {
+        "P_U": _accuracy(actions, shop.action[rows]),
+        "P_P": _accuracy(exported.item_categories()[held_out[described]], wanted[described]),
+        "P_T": _accuracy(classes, orders.label[late]),
+    }
+
+
+def _accuracy(probabilities: Vectors, wanted: npt.NDArray[np.integer[Any]]) -> dict[str, float] | None:
+    if not len(wanted):
+        return None
+    return {
+        "accuracy": round(float((probabilities.argmax(axis=1) == wanted).mean()), 5),
+        "commonest": round(float(np.bincount(wanted).max() / len(wanted)), 5),
+        "measured": len(wanted),
+    }
+
+
+def _bootstrap(gain: npt.NDArray[np.float64], owners: npt.NDArray[np.int32], seed: int) -> list[float]:
+    """Return the 95 % interval of the mean gain, by resampling shoppers."""
+    _, owner = np.unique(owners, return_inverse=True)
+    total, events = np.bincount(owner, weights=gain), np.bincount(owner)
+    times = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=RESAMPLES)
+    means = (times @ total) / (times @ events)
+    return [round(float(edge), 5) for edge in np.quantile(means, (0.025, 0.975))]

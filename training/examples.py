@@ -1,0 +1,184 @@
+"""What the ranks read: the shop in the model's numbers, written once as one file, cut into batches."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS
+from training import data
+from training.data import Floats, Ints, Shop, Windows
+from training.vocabulary import ItemFeatures, Vocabulary
+
+SELECTION_SHARE = 4  # one shopper in so many chooses the epoch and the masking rule, and is left out of the reported figures
+SELECTION_EVENTS = 1000
+HELD_OUT_ITEMS = 5  # one item in so many is kept from the category head and measures it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Histories and what followed. Item 0 and action 0: padding, or nothing to foretell."""
+
+    items: Ints  # [batch, length]
+    actions: Ints  # [batch, length]
+    since: npt.NDArray[np.float32]  # [batch, length] days
+    until: npt.NDArray[np.float32]  # [batch, length] days
+    query_words: Ints  # [batch, length, QUERY_WORDS]
+    next_item: Ints  # [batch, length]
+    next_action: Ints  # [batch, length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """A shop's interactions in a vocabulary's numbers, with `following` from `data.next_different`."""
+
+    item: Ints
+    action: Ints
+    query: Ints
+    time: Floats
+    shopper: Ints
+    following: npt.NDArray[np.int64]
+    query_words: Ints  # [queries, QUERY_WORDS]
+    until: float  # days since 1970: nothing later may be foretold
+
+    @classmethod
+    def of(cls, shop: Shop, vocabulary: Vocabulary, until: float) -> "Sequences":
+        return cls(
+            item=vocabulary.numbers_of(shop)[shop.item],
+            action=shop.action,
+            query=shop.query,
+            time=shop.time,
+            shopper=shop.shopper,
+            following=data.next_different(shop),
+            query_words=vocabulary.query_words(shop.queries),
+            until=until,
+        )
+
+    def batch(self, windows: Windows, chosen: npt.NDArray[np.int64]) -> Batch:
+        """Return the chosen windows, padded on the right. What lies before a window's `target` is context and foretells nothing."""
+        begin, end = windows.begin[chosen, None], windows.end[chosen, None]
+        length = int((end - begin).max(initial=1))
+        row = begin + np.arange(length)[None]  # the event that a position foretells
+        inside = row < end
+        row = np.where(inside, row, 0)
+        before = np.maximum(row - 1, 0)
+        has_before = inside & (row > 0) & (self.shopper[before] == self.shopper[row])
+        next_before = has_before & (np.arange(length)[None] > 0) & np.roll(has_before, 1, axis=1)
+        until = np.where(has_before, self.time[row] - self.time[before], 0)
+        foretold = inside & (row >= windows.target[chosen, None])
+        following = self.following[row]
+        choice = foretold & (following >= 0) & (self.time[following] < self.until)
+        return Batch(
+            items=np.where(has_before, self.item[before], 0).astype(np.int32),
+            actions=np.where(has_before, self.action[before], 0).astype(np.int32),
+            since=np.where(next_before, np.roll(until, 1, axis=1), 0).astype(np.float32),
+            until=until.astype(np.float32),
+            query_words=self.query_words[np.where(foretold & (following == row), self.query[row], 0)],
+            next_item=np.where(choice, self.item[following], 0).astype(np.int32),
+            next_action=np.where(foretold, self.action[row], 0).astype(np.int32),
+        )
+
+    def histories(self, rows: npt.NDArray[np.int64], now: Floats | None = None) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the shopper's state just before each row, as the contract's request inputs (without candidates, and without a query).
+
+        Args:
+            now: [rows] instant of the request in days since 1970; default: when the row's event happened.
+        """
+        now = self.time[rows] if now is None else now
+        before = rows[:, None] - np.arange(HISTORY_LENGTH, 0, -1)[None]
+        present = (before >= 0) & (self.shopper[np.maximum(before, 0)] == self.shopper[rows][:, None])
+        return self._inputs(np.maximum(before, 0), present, now)
+
+    def states(self, last: npt.NDArray[np.int64], now: float) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the shopper's state after each row `last`, at the instant `now`, as request inputs."""
+        before = last[:, None] - np.arange(HISTORY_LENGTH - 1, -1, -1)[None]
+        present = (before >= 0) & (self.shopper[np.maximum(before, 0)] == self.shopper[last][:, None])
+        return self._inputs(np.maximum(before, 0), present, np.full(len(last), now))
+
+    def _inputs(self, before: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], now: Floats) -> dict[str, npt.NDArray[np.generic]]:
+        present = present & (self.item[before] > 0)
+        return {
+            "history_items": np.where(present, self.item[before], 0).astype(np.int32),
+            "history_actions": np.where(present, self.action[before], 0).astype(np.int32),
+            "history_ages": np.where(present, np.maximum(now[:, None] - self.time[before], 0), 0).astype(np.float32),
+            "query_words": np.zeros((len(before), QUERY_WORDS), np.int32),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Everything the training loop needs."""
+
+    sequences: Sequences
+    train: Windows
+    selection: Windows
+    features: ItemFeatures
+    described: npt.NDArray[np.int64]  # numbers of the items that teach the category head
+    order_item: Ints
+    order_quantity: npt.NDArray[np.float32]
+    order_price: npt.NDArray[np.float32]
+    order_label: Ints
+    words: int
+    categories: int
+
+    def save(self, path: Path) -> None:
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for name, part in self._parts().items():
+            arrays |= {f"{name}.{field.name}": np.asarray(getattr(part, field.name)) for field in fields(part)}
+        arrays |= {field.name: np.asarray(getattr(self, field.name)) for field in fields(self) if field.name not in self._parts()}
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # the stub takes the keyword `allow_pickle` for any keyword
+
+    @classmethod
+    def load(cls, path: Path) -> "Examples":
+        with np.load(path) as file:
+            arrays = {name: file[name] if file[name].ndim else file[name].item() for name in file.files}
+
+        def part(name: str) -> dict[str, object]:
+            return {key.split(".")[1]: value for key, value in arrays.items() if key.startswith(f"{name}.")}
+
+        plain = {key: value for key, value in arrays.items() if "." not in key}
+        return cls(
+            sequences=Sequences(**part("sequences")),  # type: ignore[arg-type]  # names and kinds as in save()
+            train=Windows(**part("train")),  # type: ignore[arg-type]
+            selection=Windows(**part("selection")),  # type: ignore[arg-type]
+            features=ItemFeatures(**part("features")),  # type: ignore[arg-type]
+            **plain,
+        )
+
+    def _parts(self) -> dict[str, Sequences | Windows | ItemFeatures]:
+        return {"sequences": self.sequences, "train": self.train, "selection": self.selection, "features": self.features}
+
+
+def prepare(shop: Shop, vocabulary: Vocabulary, features: ItemFeatures, seed: int) -> Examples:
+    sequences = Sequences.of(shop, vocabulary, until=shop.split)
+    chooses = validation_rows(shop, selection=True, most=SELECTION_EVENTS, seed=seed)
+    begin = np.maximum(chooses - HISTORY_LENGTH + 1, shop.first[shop.shopper[chooses]])
+    orders, before = shop.orders, shop.orders.day < shop.split
+    return Examples(
+        sequences=sequences,
+        train=data.training_windows(shop, HISTORY_LENGTH),
+        selection=Windows(begin=begin, target=chooses, end=chooses + 1),
+        features=features,
+        described=np.flatnonzero((features.category > 0) & ~held_out_items(len(features.category))),
+        order_item=vocabulary.numbers_of(shop)[orders.item[before]],
+        order_quantity=orders.quantity[before].astype(np.float32),
+        order_price=orders.price[before].astype(np.float32),
+        order_label=orders.label[before],
+        words=len(vocabulary.words),
+        categories=len(vocabulary.categories),
+    )
+
+
+def validation_rows(shop: Shop, *, selection: bool, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return a seeded sample of the validation events that choose another item than the event before, of the shoppers who select or of those who measure."""
+    chooses = np.array([crc32(name.encode()) % SELECTION_SHARE == 0 for name in shop.shoppers], np.bool_)
+    rows = np.flatnonzero((shop.time >= shop.split) & (data.next_different(shop) == np.arange(len(shop.item))) & (chooses[shop.shopper] == selection))
+    return np.sort(np.random.default_rng((seed, selection)).permutation(rows)[:most])
+
+
+def held_out_items(count: int) -> npt.NDArray[np.bool_]:
+    """Return [count] which item numbers measure the category head."""
+    held_out: npt.NDArray[np.bool_] = np.arange(count) % HELD_OUT_ITEMS == 0
+    return held_out

@@ -1,0 +1,253 @@
+"""One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
+
+Every rank sees its own share of every epoch; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on how the examples
+were dealt. Rank 0 writes a checkpoint after each epoch; a new start resumes from it. The weights of the epoch that foretells best the shoppers set aside for it are kept.
+"""
+
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evershelf.contracts.model import QUERY_WORDS
+from evershelf.settings import TrainingSettings
+from evershelf.storage import replace
+from training import data
+from training.errors import LossDiverged
+from training.examples import Batch, Examples
+
+EXAMPLES, PARAMETERS, CHECKPOINT, BEST, FAILURE = "examples.npz", "parameters.json", "checkpoint.npz", "best.npz", "failure.json"
+HEAD_WEIGHT = 0.2  # of each small head's loss beside the item loss
+DIVERGED = 1.5  # an epoch's loss above so many times the first epoch's ends the training
+PATIENCE = 4  # epochs without a better one
+CLIP = 5.0  # global norm of the gradients
+
+
+def train(work: Path) -> None:
+    """Run this rank to the end.
+
+    Raises:
+        LossDiverged: on every rank at once.
+    """
+    import horovod.tensorflow as hvd  # slow imports: only a rank needs them
+    import keras
+    import tensorflow as tf
+
+    hvd.init()
+    threads = max(1, len(os.sched_getaffinity(0)) // hvd.local_size())
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    settings = TrainingSettings.model_validate_json((work / PARAMETERS).read_bytes())
+    examples = Examples.load(work / EXAMPLES)
+    keras.utils.set_random_seed(settings.seed + hvd.rank())  # dropout differs from rank to rank; the first weights are rank 0's
+    trainer = Trainer(settings, examples, hvd, tf, keras)
+    trainer.resume(work)
+    for epoch in range(trainer.epoch, settings.epochs):
+        started = time.monotonic()
+        loss = trainer.run_epoch(epoch)
+        quality = trainer.select()
+        trainer.keep(work, epoch, loss, quality)
+        if hvd.rank() == 0:
+            seconds = round(time.monotonic() - started, 2)
+            print(
+                json.dumps({"epoch": epoch + 1, "epochs": settings.epochs, "loss": round(loss, 4), "selection_ndcg": round(quality, 4), "seconds": seconds}),
+                flush=True,
+            )
+        if epoch - trainer.best_epoch >= PATIENCE:
+            break
+
+
+class Trainer:
+    """Model, optimiser and the state of one rank."""
+
+    def __init__(self, settings: TrainingSettings, examples: Examples, hvd: Any, tf: Any, keras: Any) -> None:
+        from training.model import NEVER, Ranker
+
+        self.settings, self.examples, self.hvd, self.tf = settings, examples, hvd, tf
+        self.model = model = Ranker(shape_of(settings, examples), examples.features)
+        self.optimizer = keras.optimizers.Adam(settings.learning_rate)
+        self.optimizer.build(model.trainable_variables)
+        self.epoch, self.best_epoch, self.best, self.first_loss = 0, -1, -1.0, float("nan")
+        category = tf.constant(examples.features.category)
+        hidden = (1.0 - tf.constant(examples.features.seen)) * NEVER  # an id without history learns nothing, not even that it is never chosen
+
+        def losses(batch: dict[str, Any], described: Any, orders: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+            content = model.content()
+            vectors = model.item_vectors(content, training=True)
+            states = model.encode(vectors, batch["items"], batch["actions"], batch["since"], batch["until"], training=True)
+            chosen = tf.where(batch["next_item"] > 0)
+            users = model.user_vectors(tf.gather_nd(states, chosen), tf.gather_nd(batch["query_words"], chosen))
+            item_logits = tf.matmul(users, vectors, transpose_b=True) + hidden
+            acting = tf.where(batch["next_action"] > 0)
+            cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
+            sums = [
+                tf.reduce_sum(cross_entropy(tf.gather_nd(batch["next_item"], chosen), item_logits)),
+                tf.reduce_sum(cross_entropy(tf.gather_nd(batch["next_action"], acting), model.action_head(tf.gather_nd(states, acting)))),
+                tf.reduce_sum(cross_entropy(tf.gather(category, described), model.category_logits(tf.gather(content, described), training=True))),
+                tf.reduce_sum(cross_entropy(orders["label"], model.class_logits(tf.gather(content, orders["item"]), orders["quantity"], orders["price"]))),
+            ]
+            counts = [tf.shape(chosen)[0], tf.shape(acting)[0], tf.shape(described)[0], tf.shape(orders["label"])[0]]
+            return sums, [tf.cast(count, tf.float32) for count in counts]
+
+        integers, floats = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float32)
+        of_batch = {"items": integers, "actions": integers, "since": floats, "until": floats, "next_item": integers, "next_action": integers}
+        of_batch["query_words"] = tf.TensorSpec([None, None, QUERY_WORDS], tf.int32)
+        of_orders = {"item": tf.TensorSpec([None], tf.int32), "quantity": tf.TensorSpec([None], tf.float32)}
+        of_orders |= {"price": of_orders["quantity"], "label": of_orders["item"]}
+        answers = {"last": tf.TensorSpec([None, None], tf.bool), "answer": integers}
+
+        @tf.function(input_signature=[of_batch, of_orders["item"], of_orders])  # type: ignore[untyped-decorator]  # TensorFlow has no types
+        def step(batch: dict[str, Any], described: Any, orders: dict[str, Any]) -> Any:
+            with tf.GradientTape() as tape:
+                sums, counts = losses(batch, described, orders)
+                seen = tf.stack(counts)
+                everywhere = hvd.allreduce(seen, op=hvd.Sum, name="counts")
+                weights = tf.constant([1.0, HEAD_WEIGHT, HEAD_WEIGHT, HEAD_WEIGHT]) / tf.maximum(everywhere, 1.0)
+                loss = tf.reduce_sum(tf.stack(sums) * weights)
+            values = [variable.value for variable in model.trainable_variables]
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, values, unconnected_gradients="zero")]
+            # DistributedGradientTape calls Variable.ref(), which Keras 3 no longer has
+            gradients = hvd.grouped_allreduce(gradients, op=hvd.Sum)
+            gradients, _ = tf.clip_by_global_norm(gradients, CLIP)
+            self.optimizer.apply(gradients, model.trainable_variables)
+            return tf.stack([sums[0], counts[0], loss])
+
+        @tf.function(input_signature=[of_batch | answers])  # type: ignore[untyped-decorator]
+        def selection_step(batch: dict[str, Any]) -> Any:
+            vectors = model.item_vectors(model.content(), training=False)
+            states = model.encode(vectors, batch["items"], batch["actions"], batch["since"], batch["until"], training=False)
+            last = tf.where(batch["last"])
+            users = model.user_vectors(tf.gather_nd(states, last), tf.zeros((tf.shape(last)[0], 1), tf.int32))
+            scores = tf.matmul(users, vectors, transpose_b=True)
+            row = tf.range(tf.shape(last)[0])
+            target = tf.gather_nd(batch["answer"], last)
+            wanted = tf.gather_nd(scores, tf.stack([row, target], axis=1))
+            excluded = tf.one_hot(tf.gather_nd(batch["items"], last), tf.shape(vectors)[0], on_value=True, off_value=False, dtype=tf.bool)
+            rank = 1 + tf.reduce_sum(tf.cast((scores[:, 1:] > wanted[:, None]) & ~excluded[:, 1:], tf.int32), axis=1)
+            gain = tf.where((rank <= 10) & (target > 0), np.log(2.0) / tf.math.log(1.0 + tf.cast(rank, tf.float64)), 0.0)
+            return tf.stack([tf.reduce_sum(gain), tf.cast(tf.shape(last)[0], tf.float64)])
+
+        self._step, self._selection_step = step, selection_step
+
+    def run_epoch(self, epoch: int) -> float:
+        """Return the mean item loss over all ranks.
+
+        Raises:
+            LossDiverged: on every rank at once, for all see the same sum.
+        """
+        examples, hvd, settings = self.examples, self.hvd, self.settings
+        who: dict[str, int] = {"ranks": hvd.size(), "rank": hvd.rank(), "epoch": epoch, "seed": settings.seed}
+        batches = data.deal(examples.train.end - examples.train.begin, batch=settings.batch_size, **who)
+        items = data.spread(len(examples.described), steps=len(batches), **who)
+        orders = data.spread(len(examples.order_label), steps=len(batches), **who)
+        total = np.zeros(3)
+        for step, (windows, described, lines) in enumerate(zip(batches, items, orders, strict=True)):
+            done = (epoch + step / len(batches)) / settings.epochs
+            self.optimizer.learning_rate.assign(settings.learning_rate * (1 - 0.95 * done))
+            total += self._step(
+                _tensors(self.tf, examples.sequences.batch(examples.train, windows)),
+                self.tf.constant(examples.described[described], self.tf.int32),
+                {
+                    "item": self.tf.constant(examples.order_item[lines]),
+                    "quantity": self.tf.constant(examples.order_quantity[lines]),
+                    "price": self.tf.constant(examples.order_price[lines]),
+                    "label": self.tf.constant(examples.order_label[lines]),
+                },
+            ).numpy()
+            if not np.isfinite(total).all():
+                break
+        return self._checked(epoch, hvd.allreduce(self.tf.constant(total), op=hvd.Sum, name="epoch").numpy())
+
+    def _checked(self, epoch: int, total: Any) -> float:
+        loss = float(total[0] / max(total[1], 1.0))
+        if np.isnan(self.first_loss):
+            self.first_loss = loss
+        if not np.isfinite(total).all() or loss > DIVERGED * self.first_loss:
+            raise LossDiverged(
+                f"The loss was {loss:.4g} in epoch {epoch + 1} after {self.first_loss:.4g} in the first: it is not a number or diverged. Nothing was exported and "
+                f"what is live stays live. Lower training.learning_rate (now {self.settings.learning_rate}) and look for impossible prices and quantities in the lake."
+            )
+        return loss
+
+    def select(self) -> float:
+        """Return NDCG@10 over all items, of the shoppers set aside for choosing the epoch."""
+        examples, hvd = self.examples, self.hvd
+        mine = np.arange(len(examples.selection))[hvd.rank() :: hvd.size()]
+        total = np.zeros(2)
+        for chosen in np.array_split(mine, max(1, len(mine) // 256)):
+            batch = examples.sequences.batch(examples.selection, chosen)
+            tensors = _tensors(self.tf, batch)
+            last = np.zeros(batch.items.shape, np.bool_)
+            last[np.arange(len(chosen)), examples.selection.end[chosen] - examples.selection.begin[chosen] - 1] = True
+            answer = np.where(last, examples.sequences.item[examples.selection.target[chosen], None], 0).astype(np.int32)
+            total += self._selection_step(tensors | {"last": self.tf.constant(last), "answer": self.tf.constant(answer)}).numpy()
+        summed = hvd.allreduce(self.tf.constant(total), op=hvd.Sum, name="selection").numpy()
+        return float(summed[0] / max(summed[1], 1.0))
+
+    def keep(self, work: Path, epoch: int, loss: float, quality: float) -> None:
+        if quality > self.best:
+            self.best, self.best_epoch = quality, epoch
+            if self.hvd.rank() == 0:
+                replace(work / BEST, _packed({"epoch": np.array(epoch)}, self.model.variables))
+        if self.hvd.rank() == 0:
+            state = {"next_epoch": epoch + 1, "best_epoch": self.best_epoch, "best": self.best, "first_loss": self.first_loss}
+            replace(work / CHECKPOINT, _packed({name: np.array(value) for name, value in state.items()}, self._variables()))
+
+    def resume(self, work: Path) -> None:
+        """Start all ranks from rank 0's weights: those of the checkpoint when there is one."""
+        state = np.array([0.0, -1.0, -1.0, np.nan])
+        if self.hvd.rank() == 0 and (work / CHECKPOINT).is_file():
+            with np.load(work / CHECKPOINT) as file:
+                state = np.array([float(file[name]) for name in ("next_epoch", "best_epoch", "best", "first_loss")])
+                for index, variable in enumerate(self._variables()):
+                    variable.assign(file[f"v{index}"])
+        for variable in self._variables():
+            variable.assign(self.hvd.broadcast(variable.value, root_rank=0))
+        state = self.hvd.broadcast(self.tf.constant(state, self.tf.float64), root_rank=0, name="state").numpy()
+        self.epoch, self.best_epoch, self.best, self.first_loss = int(state[0]), int(state[1]), float(state[2]), float(state[3])
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.optimizer.variables]
+
+
+def shape_of(settings: TrainingSettings, examples: Examples) -> Any:
+    from training.model import Shape
+
+    return Shape(
+        width=settings.width, blocks=settings.blocks, heads=settings.heads, dropout=settings.dropout, words=examples.words, categories=examples.categories
+    )
+
+
+def load_best(settings: TrainingSettings, examples: Examples, path: Path) -> tuple[Any, int]:
+    """Return the model of the best epoch, and that epoch (from 1)."""
+    from training.model import Ranker
+
+    model = Ranker(shape_of(settings, examples), examples.features)
+    with np.load(path) as file:
+        for index, variable in enumerate(model.variables):
+            variable.assign(file[f"v{index}"])
+        return model, int(file["epoch"]) + 1
+
+
+def _tensors(tf: Any, batch: Batch) -> dict[str, Any]:
+    return {name: tf.constant(getattr(batch, name)) for name in batch.__slots__}
+
+
+def _packed(state: dict[str, Any], variables: list[Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **state, **{f"v{index}": variable.numpy() for index, variable in enumerate(variables)})
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        train(folder)
+    except LossDiverged as error:
+        replace(folder / FAILURE, json.dumps({"error": type(error).__name__, "message": str(error)}).encode())
+        sys.exit(error.exit_code)

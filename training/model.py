@@ -1,0 +1,176 @@
+"""One small causal Transformer over a shopper's interactions, and the query when there is one; three small heads beside it.
+
+`history -> user vector`, `item features -> item vector`, `score = user vector · item vector` (the last entry of both is the item's bias). An item's vector is the sum of
+what is known of it (id, categories, brand, price, title words), so an item without history has one too: ids never seen before the split add nothing.
+
+Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, with a full softmax over all items.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from evershelf.contracts import TRANSACTION_CLASSES
+from evershelf.contracts.model import HISTORY_LENGTH
+from training.data import ACTIONS
+from training.vocabulary import PRICE_BUCKETS, ItemFeatures
+
+AGE_BUCKETS = 20  # bucket b: about 2^b minutes
+MINUTES_A_DAY = 1440.0
+ID_DROPOUT = 0.1  # share of items whose id is hidden in a step: the rest of their features must do
+NEVER = -1e9  # logit of what may not be chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    width: int
+    blocks: int
+    heads: int
+    dropout: float
+    words: int
+    categories: int
+
+
+class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+    """One pre-norm Transformer block; attention sees how far back an event lies, not its place from the front."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads, self.width = shape.heads, shape.width
+        self.before_attention, self.before_mlp = keras.layers.LayerNormalization(), keras.layers.LayerNormalization()
+        self.projections, self.output_projection = keras.layers.Dense(3 * shape.width), keras.layers.Dense(shape.width)
+        self.up, self.down = keras.layers.Dense(2 * shape.width), keras.layers.Dense(shape.width)
+        self.dropout = keras.layers.Dropout(shape.dropout)
+
+    def build(self, _shape: Any) -> None:
+        self.distance = self.add_weight(name="distance", shape=(HISTORY_LENGTH, self.heads), initializer="zeros")
+        self.before_attention.build((None, None, self.width))
+        self.before_mlp.build((None, None, self.width))
+        self.projections.build((None, None, self.width))
+        self.output_projection.build((None, None, self.width))
+        self.up.build((None, None, self.width))
+        self.down.build((None, None, 2 * self.width))
+        self.built = True
+
+    def call(self, x: tf.Tensor, visible: tf.Tensor, training: bool) -> tf.Tensor:
+        """x: [batch, length, width]; visible: [batch, length, length] bool, True where the second may be seen from the first."""
+        length = tf.shape(x)[1]
+        query, key, value = tf.split(self._by_head(self.projections(self.before_attention(x)), 3 * self.heads), 3, axis=1)
+        back = tf.range(length)[:, None] - tf.range(length)[None, :]
+        bias = tf.transpose(tf.gather(self.distance.value, tf.clip_by_value(back, 0, HISTORY_LENGTH - 1)), [2, 0, 1])
+        logits = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5 + bias[None]
+        weights = self.dropout(tf.nn.softmax(tf.where(visible[:, None], logits, NEVER)), training=training)
+        mixed = tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, length, self.width])
+        x += self.dropout(self.output_projection(mixed), training=training)
+        # the tanh form of GELU: the exact one has no counterpart in the exported formats
+        return x + self.dropout(self.down(keras.activations.gelu(self.up(self.before_mlp(x)), approximate=True)), training=training)
+
+    def _by_head(self, x: tf.Tensor, parts: int) -> tf.Tensor:
+        """[batch, length, parts * size] -> [batch, parts, length, size]"""
+        return tf.transpose(tf.reshape(x, [-1, tf.shape(x)[1], parts, self.width // self.heads]), [0, 2, 1, 3])
+
+
+class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
+    """The whole model. Vectors are `width + 1` long: the last entry of a user vector is 1, that of an item vector its bias."""
+
+    def __init__(self, shape: Shape, features: ItemFeatures) -> None:
+        super().__init__()
+        self.shape = shape
+        self.features = {name: tf.constant(array) for name, array in features.arrays().items() if array.ndim}
+        self.known_words = tf.cast(features.words > 0, tf.float32)
+        normal = keras.initializers.RandomNormal(stddev=0.05)
+
+        def table(name: str, rows: int) -> Any:
+            return self.add_weight(name=name, shape=(rows, shape.width), initializer=normal)
+
+        count = len(features.seen)
+        self.id_table, self.word_table, self.category_table = table("ids", count), table("words", shape.words), table("categories", shape.categories)
+        self.brand_table, self.price_table = table("brands", features.brands), table("prices", PRICE_BUCKETS + 1)
+        self.action_table, self.since_table, self.until_table = table("actions", len(ACTIONS)), table("since", AGE_BUCKETS + 1), table("until", AGE_BUCKETS + 1)
+        self.bias = self.add_weight(name="bias", shape=(count,), initializer=lambda *_, **__: tf.constant(features.log_popularity))
+        self.blocks = [Block(shape) for _ in range(shape.blocks)]
+        self.dropout, self.norm = keras.layers.Dropout(shape.dropout), keras.layers.LayerNormalization()
+        self.query_projection = keras.layers.Dense(shape.width, use_bias=False, kernel_initializer="identity")
+        self.action_head = keras.layers.Dense(len(ACTIONS))
+        self.category_hidden, self.category_head = keras.layers.Dense(shape.width, activation="relu"), keras.layers.Dense(shape.categories)
+        self.class_hidden, self.class_head = keras.layers.Dense(shape.width, activation="relu"), keras.layers.Dense(len(TRANSACTION_CLASSES))
+        for block in self.blocks:
+            block.build(None)
+        for layer, inputs in (
+            (self.norm, shape.width),
+            (self.query_projection, shape.width),
+            (self.action_head, shape.width),
+            (self.category_hidden, shape.width),
+            (self.category_head, shape.width),
+            (self.class_hidden, shape.width + 3),
+            (self.class_head, shape.width),
+        ):
+            layer.build((None, inputs))
+        self.built = True
+
+    def content(self) -> tf.Tensor:
+        """Return [items, width]: what brand, price and title say of each item (its category is left out: the head that foretells it must not see it)."""
+        mentioned = tf.reduce_sum(tf.gather(self.word_table.value, self.features["words"]) * self.known_words[..., None], axis=1)
+        title = mentioned / tf.maximum(tf.reduce_sum(self.known_words, axis=1, keepdims=True), 1.0)
+        return title + tf.gather(self.brand_table.value, self.features["brand"]) + tf.gather(self.price_table.value, self.features["price"])
+
+    def item_vectors(self, content: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Return [items, width + 1]."""
+        known = tf.cast(self.features["categories"] > 0, tf.float32)[..., None]
+        category = tf.reduce_sum(tf.gather(self.category_table.value, self.features["categories"]) * known, axis=1) / tf.maximum(
+            tf.reduce_sum(known, axis=1), 1.0
+        )
+        shown = self.features["seen"]
+        if training:
+            shown *= tf.cast(tf.random.uniform(tf.shape(shown)) >= ID_DROPOUT, tf.float32)
+        return tf.concat([content + category + self.id_table.value * shown[:, None], self.bias.value[:, None]], axis=1)
+
+    def encode(self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Return [batch, length, width]: the shopper's state after each event.
+
+        Args:
+            vectors: [items, width + 1] from `item_vectors`.
+            items, actions: [batch, length] int32; item 0 is padding, seen by nobody but itself.
+            since, until: [batch, length] float32, days since the event before and until the event (or request) after.
+        """
+        x = tf.gather(vectors[:, :-1], items) * tf.cast(items > 0, tf.float32)[..., None]
+        x += tf.gather(self.action_table.value, actions) + tf.gather(self.since_table.value, _bucket(since)) + tf.gather(self.until_table.value, _bucket(until))
+        x = self.dropout(x, training=training)
+        place = tf.range(tf.shape(items)[1])
+        visible = ((items > 0)[:, None, :] & (place[:, None] >= place[None, :])[None]) | (place[:, None] == place[None, :])[None]
+        for block in self.blocks:
+            x = block(x, visible, training=training)
+        return self.norm(x)
+
+    def user_vectors(self, states: tf.Tensor, query_words: tf.Tensor) -> tf.Tensor:
+        """Return [..., width + 1] from states [..., width] and query words [..., QUERY_WORDS] int32 (all 0: no query)."""
+        known = tf.cast(query_words > 0, tf.float32)[..., None]
+        query = tf.reduce_sum(tf.gather(self.word_table.value, query_words) * known, axis=-2) / tf.maximum(tf.reduce_sum(known, axis=-2), 1.0)
+        vectors = states + self.query_projection(query) * self.shape.width**0.5
+        return tf.concat([vectors, tf.ones_like(vectors[..., :1])], axis=-1)
+
+    def category_logits(self, content: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Return [n, categories] from content vectors [n, width]."""
+        return self.category_head(self.dropout(self.category_hidden(content), training=training))
+
+    def class_logits(self, content: tf.Tensor, quantity: tf.Tensor, price: tf.Tensor) -> tf.Tensor:
+        """Return [n, classes] of order lines: content vectors [n, width], pieces [n], price of one piece [n]."""
+        numbers = tf.stack([tf.math.log1p(quantity), tf.math.log1p(price), tf.math.log1p(quantity * price)], axis=1)
+        return self.class_head(self.class_hidden(tf.concat([tf.stop_gradient(content), numbers], axis=1)))
+
+
+def _bucket(days: tf.Tensor) -> tf.Tensor:
+    minutes = tf.maximum(days, 0.0) * MINUTES_A_DAY
+    return tf.cast(tf.clip_by_value(tf.math.log1p(minutes) / np.float32(np.log(2)), 0.0, float(AGE_BUCKETS)), tf.int32)
+
+
+def gaps(items: tf.Tensor, ages: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return days since the event before and until the event (the request, for the last) after, from ages [batch, length] in days; 0 at padding."""
+    present = tf.cast(items > 0, tf.float32)
+    between = ages[:, :-1] - ages[:, 1:]
+    since = tf.concat([tf.zeros_like(ages[:, :1]), between * present[:, :-1]], axis=1) * present
+    until = tf.concat([between, ages[:, -1:]], axis=1) * present
+    return since, until
