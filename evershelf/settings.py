@@ -65,10 +65,10 @@ class LakeSettings(Section):
 
 class TrainingSettings(Section):
     ranks: Positive = 2
-    epochs: Positive = 12
-    batch_size: Positive = 32  # sequences per rank
+    epochs: Positive = 16
+    batch_size: Positive = 16  # sequences per rank
     width: Positive = 64
-    blocks: Positive = 2
+    blocks: Positive = 1
     heads: Positive = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003
@@ -120,7 +120,7 @@ class PromotionSettings(Section):
     max_error_ratio: Annotated[float, Field(ge=0)] = 0.001  # errors of the canary above those of stable, share of requests
     max_empty_ratio: Share = 0.005  # the same for empty answers
     max_fallback_ratio: Share = 0.05  # the same for answers from below the live rung
-    max_slow_ratio: Share = 0.05  # the same for answers slower than 95 % of stable's
+    max_slow_ratio: Share = 0.05  # the same for answers slower than 90 % and 95 % of stable's
     max_click_loss: Share = 0.1  # clicks per shown item that the canary may lose, share of stable's
     max_slower: Annotated[float, Field(gt=0.5, lt=1)] = 0.75  # probability that a canary answer is slower than a stable one; 0.5 is equal
     significance: Share = 0.005  # chance of rejecting a snapshot that is as good as stable, per guardrail and stage

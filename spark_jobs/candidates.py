@@ -6,7 +6,6 @@ Items that cannot be sold (no stock, or no product row) are in no list. The same
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -187,7 +186,9 @@ def user_candidates(
                         rows[column].append(value)
             yield pd.DataFrame(rows)
 
-    return shoppers.select("user_id", "vector", "near", "seen").mapInPandas(fuse, ", ".join(f"{name} {kind}" for name, kind in USER_CANDIDATES.items()))
+    schema = ", ".join(f"{name} {kind}" for name, kind in USER_CANDIDATES.items())
+    # Spark's stubs want its own stand-in for a pandas frame
+    return shoppers.select("user_id", "vector", "near", "seen").mapInPandas(fuse, schema)  # type: ignore[arg-type]
 
 
 def _by_model(vector: Any, names: np.ndarray[Any, Any], matrix: np.ndarray[Any, Any], most: int) -> list[str]:
@@ -289,7 +290,6 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
     folder = local_path(settings.url("candidates")) / candidates_id
     rows = {}
     if not folder.is_dir():
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's own workers must run in this environment
         spark = spark_session("candidates")
         spark.sparkContext.setLogLevel("ERROR")
         try:

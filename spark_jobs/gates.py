@@ -5,22 +5,23 @@ Both are fatal: a day that fails is held back and the tables keep what they had.
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import Any
+from functools import cache, reduce
+from typing import Any, cast
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # before the import: nothing is sent anywhere
 
 import great_expectations as gx
-import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.core import ExpectColumnValuesToBeBetween, ExpectColumnValuesToBeInSet
 from great_expectations.expectations.expectation import Expectation
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-from evershelf.contracts import EVENT_TYPES, TRANSACTION_CLASSES
+from evershelf.contracts import EVENT_TYPES, LAKE_TABLES, TRANSACTION_CLASSES
 from evershelf.contracts.tables import Table
 from evershelf.settings import Settings
 
@@ -47,39 +48,53 @@ def wrong_with_landing(profile: Profile, settings: Settings) -> list[str]:
     """Return what is fatally wrong with a delivery; empty when it may pass."""
     lake = settings.lake
     suite = [
-        gxe.ExpectColumnValuesToBeInSet(column="missing_columns", value_set=[""], meta={"says": "no row has the column {missing_columns}"}),
-        gxe.ExpectColumnValuesToBeBetween(column="rows", min_value=1, meta={"says": "it has no rows"}),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="volume", min_value=lake.min_volume_ratio, max_value=lake.max_volume_ratio, meta={"says": "it has {volume:.3g} times the rows of its usual day"}
+        ExpectColumnValuesToBeInSet(column="missing_columns", value_set=[""], meta={"says": "no row has the column {missing_columns}"}),
+        ExpectColumnValuesToBeBetween(column="rows", min_value=1, meta={"says": "it has no rows"}),
+        ExpectColumnValuesToBeBetween(
+            column="volume",
+            min_value=lake.min_volume_ratio,
+            max_value=lake.max_volume_ratio,
+            meta={"says": "it has {volume:.3g} times the rows of its usual day"},
         ),
-        gxe.ExpectColumnValuesToBeBetween(
+        ExpectColumnValuesToBeBetween(
             column="readable_keys", min_value=1 - lake.max_quarantined_share, meta={"says": "only {readable_keys:.0%} of its rows have a readable key"}
         ),
-        gxe.ExpectColumnValuesToBeBetween(
+        ExpectColumnValuesToBeBetween(
             column="quarantined", max_value=lake.max_quarantined_share, meta={"says": "{quarantined:.0%} of its rows would go to quarantine ({reasons})"}
         ),
     ]
     frame = pd.DataFrame([asdict(profile)]).astype({"volume": "float64"})
-    return [f"{profile.source}: {says.format(**asdict(profile))}" for says in _broken(_asset("landed"), frame, suite)]
+    return [f"{profile.source}: {says.format(**asdict(profile))}" for says in _broken("landed", frame, suite)]
 
 
-def wrong_with_rows(rows: DataFrame, table: Table, settings: Settings) -> list[str]:
-    """Return what is wrong with rows that are about to be published; they are read several times, so let them be cached."""
+def wrong_with_rows(tables: Mapping[str, DataFrame], settings: Settings) -> list[str]:
+    """Return what is wrong with rows that are about to be published: table -> rows.
+
+    Great Expectations reads Spark rows once per kind of expectation. Here one pass over all tables counts the rows that break each promise of the contract,
+    and the suite judges the counts.
+    """
+    promises = [(name, says, count) for name in tables for says, count in _promises(LAKE_TABLES[name], settings)]
+    counted = [
+        rows.agg(*(F.expr(count).alias(f"promise_{place}") for place, (of, _, count) in enumerate(promises) if of == name)) for name, rows in tables.items()
+    ]
+    frame = cast("pd.DataFrame", reduce(DataFrame.crossJoin, counted).toPandas())
+    suite = [
+        ExpectColumnValuesToBeBetween(column=f"promise_{place}", max_value=0, meta={"says": f"table {name}: {int(frame.iloc[0, place])} rows: {says}"})
+        for place, (name, says, _) in enumerate(promises)
+    ]
+    return _broken("clean", frame, suite)
+
+
+def _promises(table: Table, settings: Settings) -> list[tuple[str, str]]:
+    """Return what the contract promises of a table: what is wrong, and SQL that counts the rows where it is."""
     columns = table.columns
-    suite: list[Expectation] = [
-        gxe.ExpectColumnValuesToNotBeNull(column=name, meta={"says": f"{name} is missing"}) for name, column in columns.items() if column.required
-    ]
-    sets = {**VALUES, "currency": settings.shop.currencies}
-    suite += [
-        gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(values), meta={"says": f"{name} has a value that is not allowed"})
-        for name, values in sets.items()
-        if name in columns
-    ]
-    suite += [
-        gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, strict_min=True, meta={"says": f"{name} is not positive"}) for name in POSITIVE if name in columns
-    ]
-    suite.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=[table.partition, *table.key], meta={"says": f"{', '.join(table.key)} is not unique"}))
-    return [f"table {table.name}: {says}" for says in _broken(_asset(table.name), rows, suite)]
+    allowed = {**VALUES, "currency": settings.shop.currencies}
+    broken = {f"{name} is missing": f"`{name}` IS NULL" for name, column in columns.items() if column.required}
+    broken |= {f"{name} is not allowed": f"`{name}` NOT IN (" + ", ".join(f"'{value}'" for value in allowed[name]) + ")" for name in allowed if name in columns}
+    broken |= {f"{name} is not positive": f"`{name}` <= 0" for name in POSITIVE if name in columns}
+    counts = [(says, f"count_if({condition})") for says, condition in broken.items()]
+    key = ", ".join(f"`{name}`" for name in (table.partition, *table.key))
+    return [*counts, (f"{', '.join(table.key)} is not unique", f"count(*) - count(DISTINCT {key})")]
 
 
 @cache
@@ -90,14 +105,13 @@ def _context() -> Any:
 
 
 @cache
-def _asset(name: str) -> BatchDefinition[Any]:
-    source = _context().data_sources.add_pandas(name) if name == "landed" else _context().data_sources.add_spark(name, persist=False)
-    definition: BatchDefinition[Any] = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("day")
+def _measures(name: str) -> BatchDefinition[Any]:
+    definition: BatchDefinition[Any] = _context().data_sources.add_pandas(name).add_dataframe_asset(name).add_batch_definition_whole_dataframe("day")
     return definition
 
 
-def _broken(asset: BatchDefinition[Any], rows: Any, expectations: Iterable[Expectation]) -> list[str]:
+def _broken(name: str, measures: pd.DataFrame, expectations: Sequence[Expectation]) -> list[str]:
     """Return what the expectations that do not hold have to say."""
-    suite = gx.ExpectationSuite(name=asset.data_asset.name, expectations=list(expectations))
-    outcome = asset.get_batch({"dataframe": rows}).validate(suite, result_format="BOOLEAN_ONLY")
-    return [result.expectation_config.meta["says"] if not result.exception_info.get("raised_exception") else str(result.exception_info) for result in outcome.results if not result.success]
+    suite = gx.ExpectationSuite(name=name, expectations=list(expectations))
+    outcome = _measures(name).get_batch({"dataframe": measures}).validate(suite, result_format="BOOLEAN_ONLY")
+    return [str((result.expectation_config.meta or {})["says"]) for result in outcome.results if not result.success and result.expectation_config]

@@ -17,7 +17,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -25,14 +24,13 @@ from typing import Any
 
 import click
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from deltalake import CommitProperties, write_deltalake
 from filelock import FileLock
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
-from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed, DayHeldBack
 from evershelf.settings import Settings, load_settings
 from evershelf.shops import ADAPTERS, landing
@@ -40,6 +38,7 @@ from evershelf.shops.adapter import Adapter, Source
 from evershelf.storage import local_path
 from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
 from evershelf.version import code_version
+from spark_jobs.delta import create_tables, replace_days
 from spark_jobs.gates import Profile, wrong_with_landing, wrong_with_rows
 from spark_jobs.landed_rows import families, fed_rows, judged_rows, mark_repetitions, quarantined_rows, read_rows
 from spark_jobs.session import spark_session
@@ -83,9 +82,17 @@ class DayReport:
         reasons: Counter[str] = Counter()
         for counts in self.counts.values():
             reasons.update(counts.reasons)
-        total = {name: sum(getattr(counts, name) for counts in self.counts.values()) for name in ("rows_in", "rows_clean", "rows_quarantined", "rows_deduplicated")}
+        total = {
+            name: sum(getattr(counts, name) for counts in self.counts.values()) for name in ("rows_in", "rows_clean", "rows_quarantined", "rows_deduplicated")
+        }
         return {
-            "day": self.day.isoformat(), "outcome": self.outcome, "why": self.why, **total, "reasons": dict(reasons), "sources": sources, "seconds": round(self.seconds, 2),
+            "day": self.day.isoformat(),
+            "outcome": self.outcome,
+            "why": self.why,
+            **total,
+            "reasons": dict(reasons),
+            "sources": sources,
+            "seconds": round(self.seconds, 2),
         }
 
 
@@ -103,7 +110,11 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
         except DayHeldBack as held:
             counts = getattr(held, "counts", {})
             if not history.is_published(day):  # what was published stays published
-                _reconcile(day, {(day, source.name): counts.get(source.name, SourceCounts()) for source in adapter.sources if source.required or source.name in counts}, why=held.reason)
+                _reconcile(
+                    day,
+                    {(day, source.name): counts.get(source.name, SourceCounts()) for source in adapter.sources if source.required or source.name in counts},
+                    why=held.reason,
+                )
             report = DayReport(day=day, outcome="held", why=held.reason, seconds=time.monotonic() - started, counts=counts)
         finally:
             spark.catalog.clearCache()
@@ -131,7 +142,9 @@ class _Reconciled:
         return [key for key, row in self.rows.items() if row["outcome"] == "published" and 0 < abs((key[0] - day).days) <= reach]
 
     def usual_rows(self, source: str, day: date) -> float | None:
-        rows = [row["rows_in"] for (landed, name), row in self.rows.items() if name == source and landed < day and row["outcome"] == "published" and row["rows_in"]]
+        rows = [
+            row["rows_in"] for (landed, name), row in self.rows.items() if name == source and landed < day and row["outcome"] == "published" and row["rows_in"]
+        ]
         return statistics.median(rows) if len(rows) >= SHORTEST_HISTORY else None
 
 
@@ -139,8 +152,8 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
     delivered = _delivered(adapter, day, partial=partial)
     reach = settings.lake.restated_days
     wanted = [(day, source.name) for source in delivered] + history.accepted(day, reach)
-    rows = {name: _family_rows(spark, sources, wanted, settings) for name, sources in families(adapter).items()}
-    rows = {name: frame for name, frame in rows.items() if frame is not None}
+    read = {name: _family_rows(spark, sources, wanted, settings) for name, sources in families(adapter).items()}
+    rows = {name: frame for name, frame in read.items() if frame is not None}
     counts = count_outcomes(rows.values())
     mine = {source.name: counts.get((day, source.name), SourceCounts()) for source in delivered}
     _gate_landing(day, delivered, mine, history, settings)
@@ -149,22 +162,27 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
     published = _published_days(tables.values(), day, reach)
     accepted = {landed for landed, _ in wanted}
     if stranded := {landed for landings in published.values() for landed in landings} - accepted:
-        raise _held(day, f"it restates days with rows of {min(stranded)}, which was published before and is held back now; deliver and run that day first", mine)
+        raise _held(
+            day, f"it restates days with rows of {min(stranded)}, which was published before and is held back now; deliver and run that day first", mine
+        )
     rebuilt = sorted({dt for one in mine.values() for dt in one.days} | {dt for dt, landings in published.items() if day in landings})
     frames = {}
     for table in tables.values():
-        fed = [fed_rows(rows[feed.family].where(F.col("dt").isin(rebuilt)), feed, table, settings) for feed in adapter.feeds if feed.table == table.name and feed.family in rows]
+        fed = [
+            fed_rows(rows[feed.family].where(F.col("dt").isin(rebuilt)), feed, table, settings)
+            for feed in adapter.feeds
+            if feed.table == table.name and feed.family in rows
+        ]
         if fed:
-            frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1).cache()
-    if wrong := [problem for name, frame in frames.items() for problem in wrong_with_rows(frame, tables[name], settings)]:
+            frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1)
+    if wrong := wrong_with_rows(frames, settings):
         raise _held(day, "; ".join(wrong), mine)
 
-    about = json.dumps({"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed in accepted})})
+    about = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed in accepted})}
     quarantined = reduce(DataFrame.unionByName, (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values()))
-    commits = [(frame, name, "dt", rebuilt) for name, frame in frames.items() if rebuilt] + [(quarantined.coalesce(1), "quarantine", "landing_dt", [day])]
-    with ThreadPoolExecutor(len(commits)) as pool:  # a commit waits for files more than it works
-        for future in [pool.submit(_commit, *commit, about) for commit in commits]:
-            future.result()
+    for name, frame in frames.items():
+        replace_days(frame, tables[name], rebuilt, about)
+    replace_days(quarantined.coalesce(1), LAKE_TABLES["quarantine"], [day], about)
     later = {key: value for key, value in counts.items() if key[0] >= day}  # a landing that came before keeps its rows whatever comes after it
     _reconcile(day, later, why=None)
     return mine
@@ -246,14 +264,6 @@ def _held(day: date, reason: str, counts: Mapping[str, SourceCounts]) -> DayHeld
     return error
 
 
-def create_tables(spark: SparkSession) -> None:
-    """Create the lake's tables that are not there yet, empty."""
-    for table in LAKE_TABLES.values():
-        if not lake.exists(table.name):
-            schema = spark.createDataFrame([], table.spark_schema()).schema.json()
-            DeltaTable.create(lake.table_url(table.name), Schema.from_json(schema), mode="ignore", partition_by=[table.partition], name=table.name)
-
-
 def _published_days(tables: Any, day: date, reach: int) -> dict[date, set[date]]:
     """Return which landings the published rows of the days within reach come from."""
     found: dict[date, set[date]] = {}
@@ -263,12 +273,6 @@ def _published_days(tables: Any, day: date, reach: int) -> dict[date, set[date]]
         for pair in rows.group_by(["dt", "landing_dt"]).aggregate([]).to_pylist():
             found.setdefault(pair["dt"], set()).add(pair["landing_dt"])
     return found
-
-
-def _commit(rows: DataFrame, name: str, partition: str, days: Sequence[date], about: str) -> None:
-    """Replace a table's partitions by these rows, in one commit."""
-    predicate = f"{partition} IN (" + ", ".join(f"DATE'{day.isoformat()}'" for day in days) + ")"
-    rows.write.format("delta").mode("overwrite").option("replaceWhere", predicate).option("userMetadata", about).save(lake.table_url(name))
 
 
 def _reconcile(day: date, counts: Counts, *, why: str | None) -> None:
@@ -290,12 +294,18 @@ def _reconcile(day: date, counts: Counts, *, why: str | None) -> None:
     ]
     for row in rows:
         if not why and row["rows_in"] != row["rows_clean"] + row["rows_quarantined"] + row["rows_deduplicated"]:
-            raise CommandFailed(f"{row['landing_dt']} {row['source']}: {row['rows_in']} rows came in, but {row} do not add up. The day is not marked as published; report this.")
+            raise CommandFailed(
+                f"{row['landing_dt']} {row['source']}: {row['rows_in']} rows came in, but {row} do not add up. The day is not marked as published; report this."
+            )
     table = lake.open_table("reconciliation")
     days = ", ".join(f"'{landed.isoformat()}'" for landed in sorted({day} | {landed for landed, _ in counts}))
     content = pa.Table.from_pylist(rows, schema=pa.schema(table.schema().to_arrow()))
     write_deltalake(
-        table, content, mode="overwrite", predicate=f"landing_dt IN ({days})", commit_properties=CommitProperties(custom_metadata={"code_version": code_version()})
+        table,
+        content,
+        mode="overwrite",
+        predicate=f"landing_dt IN ({days})",
+        commit_properties=CommitProperties(custom_metadata={"code_version": code_version()}),
     )
 
 

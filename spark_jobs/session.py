@@ -1,5 +1,7 @@
 """One Spark session with Delta, sized for the machine at hand."""
 
+import os
+import sys
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -17,6 +19,7 @@ def spark_session(job: str) -> SparkSession:
         CommandFailed: the jars were never fetched.
     """
     settings = load_settings()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Python workers need this environment, not the first python3 on the PATH
     jars = sorted(JARS.glob("*.jar"))
     if not jars:
         raise CommandFailed(f"Spark's Delta jars are not in {JARS}. Nothing was read or written; run `make setup`.")
@@ -30,6 +33,7 @@ def spark_session(job: str) -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "4")  # the tables of one day are small; adaptive execution splits what is not
         .config("spark.databricks.delta.snapshotPartitions", "2")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # what Delta's protocol asks of its files
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")

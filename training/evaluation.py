@@ -22,6 +22,7 @@ from training.vocabulary import Vocabulary
 EVENTS = 4000  # a seeded sample of so many validation events is ranked
 BATCH = 256
 RESAMPLES = 1000
+FUSION = 60  # reciprocal-rank fusion, Cormack et al., SIGIR 2009
 METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
 PROTOCOL = (
     "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is foretold from "
@@ -124,7 +125,7 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
         "interval95": interval,
         "baselines": {name: ranks[name].figures(count - 1) for name in ("popular", "item_knn")},
         "segments": _segments(exported, sequences, shop, rows, inputs, ranks["model"], hide, target),
-        "heads": _heads(exported, sequences, shop, numbers, rows, inputs),
+        "heads": _heads(exported, sequences, shop, numbers, examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed, choices=False)),
         "rung_metrics": {name: result.figures(count - 1) for name, result in rungs.items()},
         "rung_quality": _rung_quality(rungs),
         "mask_seen": mask_seen,
@@ -183,7 +184,7 @@ def _list_ranks(lists: list[npt.NDArray[np.int64]], last: npt.NDArray[np.int32],
 def _stored(
     exported: Exported, sequences: Sequences, shop: Shop, neighbors: baselines.Neighbors, popular: Vectors, mask_seen: bool, most: int
 ) -> dict[int, npt.NDArray[np.int64]]:
-    """Return the list that would have been stored for every shopper at the split, by shopper code; -1 is the popular list."""
+    """Return the list that would have been stored at the split for every shopper with an account, by shopper code; -1 is the popular list."""
     last = np.array([end - 1 for end in _ends_before_split(shop)], np.int64)
     owners = np.flatnonzero(last >= shop.first[:-1])
     owners = owners[shop.known[owners]]
@@ -191,11 +192,20 @@ def _stored(
     for start in range(0, len(owners), BATCH):
         some = owners[start : start + BATCH]
         inputs = sequences.states(last[some], shop.split)
-        scores = exported.user_vectors(inputs) @ exported.item_vectors.T
-        scores[_hidden(inputs["history_items"].astype(np.int32), scores.shape[1], mask_seen)] = -np.inf
-        best = np.argsort(-scores, axis=1)[:, :most]
-        lists |= dict(zip(some.tolist(), best, strict=True))
+        history = inputs["history_items"].astype(np.int32)
+        by_model = exported.user_vectors(inputs) @ exported.item_vectors.T
+        near = neighbors.scores(history)
+        fused = np.where(_hidden(history, neighbors.count, mask_seen), -np.inf, _reciprocal_ranks(by_model, most) + _reciprocal_ranks(near, 2 * most))
+        lists |= dict(zip(some.tolist(), np.argsort(-fused, axis=1)[:, :most], strict=True))
     return lists
+
+
+def _reciprocal_ranks(scores: Vectors, most: int) -> npt.NDArray[np.float64]:
+    """Return 1 / (FUSION + rank) of the best `most` in each row, 0 elsewhere and where the score is 0: how the candidate job fuses its two sources."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :most]
+    fused = np.zeros(scores.shape)
+    np.put_along_axis(fused, best, 1.0 / (FUSION + np.arange(1, best.shape[1] + 1))[None], axis=1)
+    return np.where(scores == 0, 0.0, fused)
 
 
 def _ends_before_split(shop: Shop) -> list[int]:
@@ -260,7 +270,6 @@ def _heads(
     shop: Shop,
     numbers: npt.NDArray[np.int32],
     rows: npt.NDArray[np.int64],
-    inputs: dict[str, npt.NDArray[np.generic]],
 ) -> dict[str, dict[str, float] | None]:
     """Return accuracy, and that of always saying the commonest, of the behaviour (P_U), product (P_P) and transaction (P_T) heads; None: nothing to measure it on."""
     features = exported.vocabulary
@@ -271,7 +280,7 @@ def _heads(
     orders, late = shop.orders, shop.orders.day >= shop.split
     bought = numbers[orders.item[late]]
     classes = exported.transaction_classes(bought, orders.quantity[late], orders.price[late]) if late.any() else np.zeros((0, 1), np.float32)
-    actions = exported.next_actions(inputs) if len(rows) else np.zeros((0, len(ACTIONS)), np.float32)
+    actions = exported.next_actions(sequences.histories(rows)) if len(rows) else np.zeros((0, len(ACTIONS)), np.float32)
     return {
         "P_U": _accuracy(actions, shop.action[rows]),
         "P_P": _accuracy(exported.item_categories()[held_out[described]], wanted[described]),

@@ -171,11 +171,18 @@ def prepare(shop: Shop, vocabulary: Vocabulary, features: ItemFeatures, seed: in
     )
 
 
-def validation_rows(shop: Shop, *, selection: bool, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return a seeded sample of the validation events that choose another item than the event before, of the shoppers who select or of those who measure."""
+def validation_rows(shop: Shop, *, selection: bool, most: int, seed: int, choices: bool = True) -> npt.NDArray[np.int64]:
+    """Return a seeded sample of validation events.
+
+    Args:
+        selection: of the shoppers who choose the epoch and the masking rule, else of those who measure.
+        choices: only events that choose another item than the event before.
+    """
     chooses = np.array([crc32(name.encode()) % SELECTION_SHARE == 0 for name in shop.shoppers], np.bool_)
-    rows = np.flatnonzero((shop.time >= shop.split) & (data.next_different(shop) == np.arange(len(shop.item))) & (chooses[shop.shopper] == selection))
-    return np.sort(np.random.default_rng((seed, selection)).permutation(rows)[:most])
+    wanted = (shop.time >= shop.split) & (chooses[shop.shopper] == selection)
+    if choices:
+        wanted &= data.next_different(shop) == np.arange(len(shop.item))
+    return np.sort(np.random.default_rng((seed, selection)).permutation(np.flatnonzero(wanted))[:most])
 
 
 def held_out_items(count: int) -> npt.NDArray[np.bool_]:

@@ -101,7 +101,8 @@ def _save_model(model: Any, folder: Path, golden: list[Inputs]) -> None:
     amounts = {"quantity": tf.TensorSpec([None], tf.float32, "quantity"), "price": tf.TensorSpec([None], tf.float32, "price")}
 
     module = tf.Module()
-    module.model = model
+    # A Keras variable would save a copy of itself beside the one that the functions read; the model server, which restores by graph, would find that one empty.
+    module.weights = [variable.value for variable in model.variables]
     signatures = {
         SIGNATURE: tf.function(rank).get_concrete_function(**requests(None)),
         "user_vector": tf.function(lambda **inputs: {"vector": user(**inputs)}).get_concrete_function(**history),

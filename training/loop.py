@@ -23,7 +23,7 @@ from training.examples import Batch, Examples
 
 EXAMPLES, PARAMETERS, CHECKPOINT, BEST, FAILURE = "examples.npz", "parameters.json", "checkpoint.npz", "best.npz", "failure.json"
 HEAD_WEIGHT = 0.2  # of each small head's loss beside the item loss
-DIVERGED = 1.5  # an epoch's loss above so many times the first epoch's ends the training
+DIVERGED = 2.0  # an epoch's loss above so many times that of guessing ends the training
 PATIENCE = 4  # epochs without a better one
 CLIP = 5.0  # global norm of the gradients
 
@@ -47,19 +47,14 @@ def train(work: Path) -> None:
     keras.utils.set_random_seed(settings.seed + hvd.rank())  # dropout differs from rank to rank; the first weights are rank 0's
     trainer = Trainer(settings, examples, hvd, tf, keras)
     trainer.resume(work)
-    for epoch in range(trainer.epoch, settings.epochs):
+    while trainer.epoch < settings.epochs and trainer.epoch - 1 - trainer.best_epoch < PATIENCE:
         started = time.monotonic()
-        loss = trainer.run_epoch(epoch)
+        loss = trainer.run_epoch()
         quality = trainer.select()
-        trainer.keep(work, epoch, loss, quality)
+        trainer.keep(work, quality)
         if hvd.rank() == 0:
-            seconds = round(time.monotonic() - started, 2)
-            print(
-                json.dumps({"epoch": epoch + 1, "epochs": settings.epochs, "loss": round(loss, 4), "selection_ndcg": round(quality, 4), "seconds": seconds}),
-                flush=True,
-            )
-        if epoch - trainer.best_epoch >= PATIENCE:
-            break
+            figures = {"epoch": trainer.epoch, "epochs": settings.epochs, "loss": round(loss, 4), "selection_ndcg": round(quality, 4)}
+            print(json.dumps(figures | {"seconds": round(time.monotonic() - started, 2)}), flush=True)
 
 
 class Trainer:
@@ -72,7 +67,7 @@ class Trainer:
         self.model = model = Ranker(shape_of(settings, examples), examples.features)
         self.optimizer = keras.optimizers.Adam(settings.learning_rate)
         self.optimizer.build(model.trainable_variables)
-        self.epoch, self.best_epoch, self.best, self.first_loss = 0, -1, -1.0, float("nan")
+        self.epoch, self.best_epoch, self.best = 0, -1, -1.0
         category = tf.constant(examples.features.category)
         hidden = (1.0 - tf.constant(examples.features.seen)) * NEVER  # an id without history learns nothing, not even that it is never chosen
 
@@ -134,13 +129,13 @@ class Trainer:
 
         self._step, self._selection_step = step, selection_step
 
-    def run_epoch(self, epoch: int) -> float:
+    def run_epoch(self) -> float:
         """Return the mean item loss over all ranks.
 
         Raises:
             LossDiverged: on every rank at once, for all see the same sum.
         """
-        examples, hvd, settings = self.examples, self.hvd, self.settings
+        examples, hvd, settings, epoch = self.examples, self.hvd, self.settings, self.epoch
         who: dict[str, int] = {"ranks": hvd.size(), "rank": hvd.rank(), "epoch": epoch, "seed": settings.seed}
         batches = data.deal(examples.train.end - examples.train.begin, batch=settings.batch_size, **who)
         items = data.spread(len(examples.described), steps=len(batches), **who)
@@ -165,12 +160,11 @@ class Trainer:
 
     def _checked(self, epoch: int, total: Any) -> float:
         loss = float(total[0] / max(total[1], 1.0))
-        if np.isnan(self.first_loss):
-            self.first_loss = loss
-        if not np.isfinite(total).all() or loss > DIVERGED * self.first_loss:
+        guessing = float(np.log(max(2.0, float(self.examples.features.seen.sum()))))
+        if not np.isfinite(total).all() or loss > DIVERGED * guessing:
             raise LossDiverged(
-                f"The loss was {loss:.4g} in epoch {epoch + 1} after {self.first_loss:.4g} in the first: it is not a number or diverged. Nothing was exported and "
-                f"what is live stays live. Lower training.learning_rate (now {self.settings.learning_rate}) and look for impossible prices and quantities in the lake."
+                f"The loss of epoch {epoch + 1} was {loss:.4g}, where guessing gives {guessing:.4g}: it is not a number, or it diverged. Nothing was exported and what "
+                f"is live stays live. Lower training.learning_rate (now {self.settings.learning_rate}), and look for impossible prices and quantities in the lake."
             )
         return loss
 
@@ -189,27 +183,30 @@ class Trainer:
         summed = hvd.allreduce(self.tf.constant(total), op=hvd.Sum, name="selection").numpy()
         return float(summed[0] / max(summed[1], 1.0))
 
-    def keep(self, work: Path, epoch: int, loss: float, quality: float) -> None:
-        if quality > self.best:
-            self.best, self.best_epoch = quality, epoch
-            if self.hvd.rank() == 0:
-                replace(work / BEST, _packed({"epoch": np.array(epoch)}, self.model.variables))
+    def keep(self, work: Path, quality: float) -> None:
+        """End an epoch: remember its weights when they are the best so far, and where to resume."""
+        better = quality > self.best
+        if better:
+            self.best, self.best_epoch = quality, self.epoch
+        self.epoch += 1
         if self.hvd.rank() == 0:
-            state = {"next_epoch": epoch + 1, "best_epoch": self.best_epoch, "best": self.best, "first_loss": self.first_loss}
+            if better:
+                replace(work / BEST, _packed({"epoch": np.array(self.epoch)}, self.model.variables))
+            state = {"next_epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best}
             replace(work / CHECKPOINT, _packed({name: np.array(value) for name, value in state.items()}, self._variables()))
 
     def resume(self, work: Path) -> None:
         """Start all ranks from rank 0's weights: those of the checkpoint when there is one."""
-        state = np.array([0.0, -1.0, -1.0, np.nan])
+        state = np.array([0.0, -1.0, -1.0])
         if self.hvd.rank() == 0 and (work / CHECKPOINT).is_file():
             with np.load(work / CHECKPOINT) as file:
-                state = np.array([float(file[name]) for name in ("next_epoch", "best_epoch", "best", "first_loss")])
+                state = np.array([float(file[name]) for name in ("next_epoch", "best_epoch", "best")])
                 for index, variable in enumerate(self._variables()):
                     variable.assign(file[f"v{index}"])
         for variable in self._variables():
             variable.assign(self.hvd.broadcast(variable.value, root_rank=0))
         state = self.hvd.broadcast(self.tf.constant(state, self.tf.float64), root_rank=0, name="state").numpy()
-        self.epoch, self.best_epoch, self.best, self.first_loss = int(state[0]), int(state[1]), float(state[2]), float(state[3])
+        self.epoch, self.best_epoch, self.best = int(state[0]), int(state[1]), float(state[2])
 
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.optimizer.variables]
@@ -231,7 +228,7 @@ def load_best(settings: TrainingSettings, examples: Examples, path: Path) -> tup
     with np.load(path) as file:
         for index, variable in enumerate(model.variables):
             variable.assign(file[f"v{index}"])
-        return model, int(file["epoch"]) + 1
+        return model, int(file["epoch"])
 
 
 def _tensors(tf: Any, batch: Batch) -> dict[str, Any]:

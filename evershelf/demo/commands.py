@@ -102,7 +102,7 @@ def _use(home: Path, shop: str, more: Mapping[str, str]) -> Settings:
         "EVERSHELF_SHOP__ADAPTER": shop,
         "EVERSHELF_GATEWAY__SHIP_INTERVAL": "PT2S",
         # A demo has minutes and tens of requests a second: fewer and larger canary stages than a shop would take.
-        "EVERSHELF_PROMOTION__SHARES": "[0.1, 0.3]",
+        "EVERSHELF_PROMOTION__SHARES": "[0.2, 0.5]",
         "EVERSHELF_PROMOTION__MIN_REQUESTS": "60",
         "EVERSHELF_PROMOTION__STAGE_TIMEOUT": "PT90S",
         **more,

@@ -89,7 +89,7 @@ class Crowd:
         body = await self._ask(due, endpoint, "GET", f"{base}/v1/{endpoint}", params=parameters)
         if body and body.get("items"):
             events = self._act(user, endpoint, parameters, body)
-            await self._ask(time.time(), "events", "POST", f"{base}/v1/events", json={"events": events})
+            await self._ask(time.time(), "events", "POST", f"{base}/v1/events", json=events)
 
     def _somebody(self) -> str:
         return f"newcomer-{uuid.UUID(int=self._random.getrandbits(128))}" if self._random.random() < NEWCOMERS else self._random.choice(self._plan.users)

@@ -50,13 +50,30 @@ SHELVES: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {
         "Cards": (4.0, ("Greeting Card", "Gift Wrap", "Postcard Set", "Envelope Pack")),
     },
 }
-BRANDS = tuple(
-    "Alderwick Bramfield Calloway Dunmere Elmstead Fernhollow Greyfriar Hartwell Inverleith Juniper Kestrel Larkfield Merrowdale Norvale Oakhurst "
-    "Pennant Quillon Ravensby Saltmarsh Thornbury Umberline Valebrook Westerly Yarrow".split()
+# fmt: off
+BRANDS = (
+    "Alderwick", "Bramfield", "Calloway", "Dunmere", "Elmstead", "Fernhollow", "Greyfriar", "Hartwell", "Inverleith", "Juniper", "Kestrel", "Larkfield",
+    "Merrowdale", "Norvale", "Oakhurst", "Pennant", "Quillon", "Ravensby", "Saltmarsh", "Thornbury", "Umberline", "Valebrook", "Westerly", "Yarrow"
 )
-STYLES = tuple("Classic Modern Rustic Vintage Nordic Compact Large Small Folding Striped Floral Plain Travel Everyday Premium Soft".split())
-MATERIALS = tuple("Oak Steel Copper Linen Cotton Wool Ceramic Glass Bamboo Leather Slate Walnut Enamel Canvas Cork Recycled".split())
-COLOURS = {"Blue": "#4a78b5", "Green": "#5b8c5a", "Red": "#b5524a", "Grey": "#7d8590", "Yellow": "#d6a83c", "White": "#d9d5cb", "Black": "#3a3a3c", "Teal": "#3f8f8b"}
+STYLES = (
+    "Classic", "Modern", "Rustic", "Vintage", "Nordic", "Compact", "Large", "Small", "Folding", "Striped", "Floral", "Plain", "Travel", "Everyday",
+    "Premium", "Soft"
+)
+MATERIALS = (
+    "Oak", "Steel", "Copper", "Linen", "Cotton", "Wool", "Ceramic", "Glass", "Bamboo", "Leather", "Slate", "Walnut", "Enamel", "Canvas", "Cork",
+    "Recycled"
+)
+# fmt: on
+COLOURS = {
+    "Blue": "#4a78b5",
+    "Green": "#5b8c5a",
+    "Red": "#b5524a",
+    "Grey": "#7d8590",
+    "Yellow": "#d6a83c",
+    "White": "#d9d5cb",
+    "Black": "#3a3a3c",
+    "Teal": "#3f8f8b",
+}
 
 
 @dataclass(frozen=True, slots=True)

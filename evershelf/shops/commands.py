@@ -15,7 +15,9 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the raw days; `truth/` beside them is for live shoppers.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the raw days; `truth/` beside them is for live shoppers."
+)
 @click.option("--days", type=click.IntRange(1, 366), default=8, show_default=True)
 @click.option("--end", type=DAY, required=True, help="The last day.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
@@ -58,7 +60,11 @@ def ingest(data: Path, first: datetime | None, last: datetime | None, as_json: b
             click.echo(line, err=as_json)
     rejected = [delivery for delivery in deliveries if delivery.outcome == "rejected"]
     if as_json:
-        click.echo(json.dumps({"days": len(days), "files": len(deliveries), "rows": sum(one.rows for one in deliveries), "rejected": [_report(one) for one in rejected]}))
+        click.echo(
+            json.dumps(
+                {"days": len(days), "files": len(deliveries), "rows": sum(one.rows for one in deliveries), "rejected": [_report(one) for one in rejected]}
+            )
+        )
     if rejected:
         click.echo(f"{len(rejected)} of {len(deliveries)} files were refused; the lake holds their days back until they are delivered again.", err=True)
         sys.exit(3)

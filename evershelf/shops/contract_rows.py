@@ -84,7 +84,9 @@ def same_columns(table: Table, *, without: tuple[str, ...] = ()) -> dict[str, st
 GATEWAY = event_source("gateway", file="", required=False)  # every shop has it: what shoppers did with Evershelf's own answers
 EVENT_FEED = Feed(family="events", table="events", columns=same_columns(EVENTS))
 
-TRANSACTION_CLASS = "CASE WHEN cancelled_at IS NOT NULL OR returned_at IS NOT NULL THEN 'cancelled' WHEN quantity >= {bulk_quantity} THEN 'bulk' ELSE 'kept' END"
+TRANSACTION_CLASS = (
+    "CASE WHEN cancelled_at IS NOT NULL OR returned_at IS NOT NULL THEN 'cancelled' WHEN quantity >= {bulk_quantity} THEN 'bulk' ELSE 'kept' END"
+)
 ORDER_SOURCE = Source(
     name="orders",
     file="{day}/orders.jsonl",

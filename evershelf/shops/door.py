@@ -1,6 +1,6 @@
 """The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
 
-Behind the door no file holds a raw id. A line that cannot be read may hold one anywhere, so its text stays outside: a row with its number, its length and what
+Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know. A line that cannot be read may hold one anywhere, so its text stays outside: a row with its number, its length and what
 was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is refused by name, and the lake holds that day back; where an
 earlier delivery of the day is already inside, that one stays as it is.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -70,7 +70,7 @@ def _take_in(source: Source, path: Path, day: date) -> Delivery:
     buffer = io.BytesIO()
     try:
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed, _opened(path) as raw:
-            rows, broken = (_take_csv if source.format == "csv" else _take_json)(source, raw, packed)
+            rows, broken = (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), cast("BinaryIO", packed))
         if rows == broken:
             raise Unreadable("no line of it can be read" if rows else "it has no rows")
     except (Unreadable, EOFError, OSError, UnicodeDecodeError, zlib.error, csv.Error) as error:
@@ -86,10 +86,10 @@ def _take_in(source: Source, path: Path, day: date) -> Delivery:
     return Delivery(day, source.name, path.name, "landed", rows, broken)
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BinaryIO:
     if path.stat().st_size == 0:
         raise Unreadable("the file is empty")
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
 
 def _explain(error: Exception) -> str:
@@ -102,17 +102,18 @@ def _explain(error: Exception) -> str:
     return str(error)
 
 
-def _take_csv(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, int]:
+def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
     """Write the rows with one more column, NO_LINE; return how many there were and how many of them could not be read."""
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.TextIOWrapper(_text_only(raw), encoding="utf-8-sig", errors="strict", newline=""), strict=False)
+    reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), strict=False)
     header = next(reader, [])
     if source.user_column not in header:
         raise Unreadable(f"the column {source.user_column} is missing; found are {', '.join(header)[:200] or 'none'}")
     user = header.index(source.user_column)
+    kept = [place for place, name in enumerate(header) if name in source.columns]
     text = io.TextIOWrapper(packed, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, NO_LINE])
+    writer.writerow([*(header[place] for place in kept), NO_LINE])
     rows = broken = 0
     for row in reader:
         if not row:
@@ -120,25 +121,25 @@ def _take_csv(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, i
         rows += 1
         if len(row) != len(header):
             broken += 1
-            row = [""] * len(header) + [f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"]
+            writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
             row[user] = _hashed(_plain_id(row[user])) if row[user].strip() else ""
-            row.append("")
-        writer.writerow(row)
+            writer.writerow([*(row[place] for place in kept), ""])
     text.detach()
     return rows, broken
 
 
-def _take_json(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, int]:
+def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
     """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
     decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
     rows = broken = 0
-    for number, line in enumerate(_text_only(raw), start=1):
+    for number, line in enumerate(raw, start=1):
         if not line.strip():
             continue
         rows += 1
         try:
-            row = decode(line)
+            delivered = decode(line)
+            row = {name: delivered[name] for name in source.columns if name in delivered}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
                 row[source.user_column] = _hashed(_plain_id(str(user)))
         except (msgspec.MsgspecError, UnicodeError) as error:  # UnicodeError: an id with half a surrogate pair has no bytes to hash
@@ -148,12 +149,12 @@ def _take_json(source: Source, raw: IO[bytes], packed: IO[bytes]) -> tuple[int, 
     return rows, broken
 
 
-def _text_only(raw: IO[bytes]) -> Any:
+def _text_only(raw: BinaryIO) -> BinaryIO:
     """Return the raw file, or refuse it when its beginning is not text."""
-    buffered = io.BufferedReader(raw) if not isinstance(raw, io.BufferedReader) else raw  # type: ignore[arg-type]  # gzip's file is a RawIOBase in all but name
-    if b"\0" in buffered.peek(1 << 16)[: 1 << 16]:
+    if b"\0" in raw.read(1 << 16):
         raise Unreadable("it is binary, not text")
-    return buffered
+    raw.seek(0)
+    return raw
 
 
 def _plain_id(user: str) -> str:

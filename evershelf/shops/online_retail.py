@@ -18,7 +18,8 @@ CATEGORIES = {
     "Candles": "CANDLES?|CANDLESTICK|INCENSE|TEALIGHT|SCENTED",
     "Cards and Wrap": "CARDS?|WRAP|GIFT TAGS?|RIBBONS?|TISSUES|ENVELOPES?|STICKERS?|PAPER CHAIN",
     "Baking": "CAKE|CAKESTAND|CAKE CASES|BAKING|COOKIE|JELLY|MUFFIN|RECIPE",
-    "Kitchen": "MUG|CUPS?|TEA|TEAPOT|TEACUP|PLATES?|BOWLS?|JUG|TRAY|CUTLERY|LUNCH|BOTTLE|JAR|TIN|TINS|COASTERS?|NAPKINS|APRON|KITCHEN|PANTRY|GLASS|EGG|FORK|SPOON|SNACK|DINER",
+    "Kitchen": "MUG|CUPS?|TEA|TEAPOT|TEACUP|PLATES?|BOWLS?|JUG|TRAY|CUTLERY|LUNCH|"
+    "BOTTLE|JAR|TIN|TINS|COASTERS?|NAPKINS|APRON|KITCHEN|PANTRY|GLASS|EGG|FORK|SPOON|SNACK|DINER",
     "Party": "PARTY|BUNTING|BALLOONS?|BIRTHDAY|GARLAND|CONFETTI",
     "Stationery": "NOTEBOOK|PENCILS?|PEN|PENS|JOURNAL|ERASERS?|RULER|STAMP|ALBUM|CALENDAR|LETTER|MEMO|CLIPBOARD|CHALKBOARD|BLACKBOARD",
     "Toys and Games": "TOY|TOYS|GAME|GAMES|DOLL|DOLLY|PUZZLE|SPACEBOY|CHILDRENS|KIDS|SKIPPING|DOMINOES|TEDDY|SOFT TOY|FELTCRAFT|PLAY|DINOSAUR",
@@ -46,7 +47,7 @@ LINES = Source(
     name="lines",
     file="{day}.csv",
     format="csv",
-    columns={name: "string" for name in ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")},
+    columns=dict.fromkeys(("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"), "string"),
     user_column="CustomerID",
     family="lines",
     typed={

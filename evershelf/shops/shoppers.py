@@ -17,7 +17,7 @@ RELUCTANCE = 3.4
 class Truth:
     """What only the simulator knows.
 
-    item_vectors: [items, d]; links: [items, LINKS]; popularity: [items]; shopper_vectors: [shoppers, d]; queries: [shoppers, n] texts that a shopper would type.
+    Shapes: item_vectors [items, d]; links [items, LINKS]; popularity [items]; shopper_vectors [shoppers, d]; queries [shoppers, n], texts they would type.
     """
 
     item_ids: NDArray[np.str_]
@@ -77,7 +77,7 @@ def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list
     places = np.searchsorted(truth.item_ids, item_ids) if item_ids else np.zeros(0, dtype=np.int64)
     places = np.minimum(places, len(truth.item_ids) - 1)
     known = truth.item_ids[places] == np.asarray(item_ids, dtype=np.str_)
-    last = int(np.searchsorted(truth.item_ids, last_item)) if last_item in truth.item_ids else -1
+    last = int(np.searchsorted(truth.item_ids, last_item)) if last_item is not None and last_item in truth.item_ids else -1
     bonus = link_bonus(truth.links, np.array([last]), places[None, :])
     chance = click_probabilities(truth.shopper_vectors[[shopper]], truth.item_vectors[places][None], bonus)[0]
     return [item for item, yes in zip(item_ids, known & (rng.random(len(item_ids)) < chance), strict=True) if yes]

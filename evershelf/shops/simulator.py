@@ -132,9 +132,7 @@ def _query(catalogue: Catalogue, rng: np.random.Generator, item: int) -> str:
     return (" ".join(noun), f"{material} {noun[-1]}", shelf, f"{brand} {noun[-1]}", noun[-1])[rng.choice(5, p=(0.4, 0.2, 0.2, 0.1, 0.1))]
 
 
-def _visits(
-    shop: _Shop, rng: np.random.Generator, day: date, zone: ZoneInfo, visits: int, last: NDArray[np.int64]
-) -> tuple[list[Row], list[Row]]:
+def _visits(shop: _Shop, rng: np.random.Generator, day: date, zone: ZoneInfo, visits: int, last: NDArray[np.int64]) -> tuple[list[Row], list[Row]]:
     """Play all visits of a day, page by page; `last` is carried on."""
     truth, catalogue = shop.truth, shop.catalogue
     visits = max(1, int(visits * rng.normal(1.0, 0.05)))
@@ -160,7 +158,7 @@ def _visits(
         carts = clicks & (rng.random(shown.shape) < 0.3)
         purchases = carts & (rng.random(shown.shape) < 0.45)
         pause = rng.uniform(4, 40, shown.shape)
-        for row, visit in enumerate(at):
+        for row, visit in enumerate(at.tolist()):
             user = None if guest[visit] else str(truth.user_ids[who[row]])
             session = f"s{day:%Y%m%d}-{visit:05d}"
             second = float(clock[visit])
@@ -169,13 +167,15 @@ def _visits(
                 events.add(second, user_id=user, session_id=session, type="search", query=query)
             second += 1
             for place in range(PLACES):
-                events.add(second, user_id=user, session_id=session, type="impression", item_id=catalogue.item_ids[shown[row, place]], query=query, position=place + 1)
-            for place in np.flatnonzero(clicks[row]):
+                events.add(
+                    second, user_id=user, session_id=session, type="impression", item_id=catalogue.item_ids[shown[row, place]], query=query, position=place + 1
+                )
+            for place in np.flatnonzero(clicks[row]).tolist():
                 item = int(shown[row, place])
                 about: Row = {"user_id": user, "session_id": session, "item_id": catalogue.item_ids[item]}
                 money: Row = {"price": float(catalogue.prices[item]), "currency": "GBP"}
                 second += float(pause[row, place])
-                events.add(second, **about, type="click", query=query, position=int(place) + 1)
+                events.add(second, **about, type="click", query=query, position=place + 1)
                 events.add(second + 1, **about, type="view")
                 second += 2
                 if carts[row, place]:
@@ -183,7 +183,9 @@ def _visits(
                     events.add(second, **about, type="cart", quantity=1, **money)
                 if purchases[row, place]:
                     second += 30
-                    quantity = int(rng.integers(100, 300)) if shop.wholesale[who[row]] and rng.random() < 0.6 else int(rng.choice(4, p=(0.7, 0.18, 0.08, 0.04))) + 1
+                    quantity = (
+                        int(rng.integers(100, 300)) if shop.wholesale[who[row]] and rng.random() < 0.6 else int(rng.choice(4, p=(0.7, 0.18, 0.08, 0.04))) + 1
+                    )
                     events.add(second, **about, type="purchase", quantity=quantity, **money)
                     bought[visit] = bought.get(visit, 0) + 1
                     # clothes come back more often than the rest
@@ -206,9 +208,7 @@ def _visits(
     return events.rows, orders.rows
 
 
-def _page(
-    shop: _Shop, rng: np.random.Generator, who: NDArray[np.int64], last: NDArray[np.int64], query: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _page(shop: _Shop, rng: np.random.Generator, who: NDArray[np.int64], last: NDArray[np.int64], query: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return [pages, PLACES] distinct items: what follows the last one, what suits the shopper, what sells; on a search what the query's shelf holds."""
     catalogue, truth = shop.catalogue, shop.truth
     wish = 4.0 * truth.shopper_vectors[who] @ catalogue.vectors.T + 0.5 * np.log(catalogue.popularity) + rng.gumbel(size=(len(who), len(catalogue)))
@@ -266,9 +266,7 @@ def _products(shop: _Shop, rng: np.random.Generator, day: date, zone: ZoneInfo) 
     ]
 
 
-def _hold_back(
-    rows: list[Row], rng: np.random.Generator, day: date, share: float, late: dict[date, dict[str, list[Row]]], name: str
-) -> list[Row]:
+def _hold_back(rows: list[Row], rng: np.random.Generator, day: date, share: float, late: dict[date, dict[str, list[Row]]], name: str) -> list[Row]:
     """Take out the rows that will arrive with a later day, and put them there."""
     delay = np.where(rng.random(len(rows)) < share, rng.integers(1, LATE.days + 1, len(rows)), 0)
     for index in np.flatnonzero(delay):

@@ -10,10 +10,11 @@ import socket
 import click
 import uvicorn
 import uvloop
+from pydantic import ValidationError
 
 from evershelf import storage
 from evershelf.errors import InvalidSettings
-from evershelf.settings import Settings, load_settings
+from evershelf.settings import GatewaySettings, Settings, load_settings
 from serving.gateway.app import App
 from serving.gateway.gateway import Gateway
 
@@ -28,7 +29,11 @@ def serve(name: str | None, host: str | None, port: int | None) -> None:
     """Start a gateway. It serves what the promotion log says, from its own disk, and needs nothing else to be up."""
     given = {key: value for key, value in {"name": name, "host": host, "port": port}.items() if value is not None}
     settings = load_settings()
-    gateway_settings = type(settings.gateway).model_validate({**settings.gateway.model_dump(), **given})
+    try:
+        gateway_settings = GatewaySettings.model_validate({**settings.gateway.model_dump(), **given})
+    except ValidationError as error:
+        problems = "; ".join(f"--{problem['loc'][0]} {problem['input']!r}: {problem['msg']}" for problem in error.errors())
+        raise InvalidSettings(f"Wrong options: {problems}. The gateway was not started.") from None
     settings = settings.model_copy(update={"gateway": gateway_settings})
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     listening = _listen(settings.gateway.host, settings.gateway.port)
@@ -38,7 +43,9 @@ def serve(name: str | None, host: str | None, port: int | None) -> None:
 
 async def _serve(settings: Settings, listening: socket.socket) -> None:
     gateway = Gateway(settings)
-    config = uvicorn.Config(App(gateway), http="httptools", lifespan="on", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        App(gateway), http="httptools", lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not serving.done():

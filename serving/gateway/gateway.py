@@ -17,7 +17,7 @@ from evershelf.contracts import EVENT_TYPES
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
 from evershelf.storage import local_path
-from serving.errors import NoSourceAnswered, ServingError, SourceUnavailable
+from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway import requests, slate
 from serving.gateway.answers import MAX_EVENTS, MAX_USER_ID_BYTES, Accepted, Answer, Arm, Event, EventCounts, HoldWish, LandedEvent, RungStatus, Status
 from serving.gateway.counters import Counters
@@ -142,8 +142,8 @@ class Gateway:
                 ranked, rung, skipped = await loaded.ladder.answer(question, started + self._deadline)
                 items = slate.show(question, slate.fill(question, ranked), self.settings.explored_share)
                 matched = question.matched
-            except (NoSourceAnswered, SourceUnavailable) as error:
-                logger.error("snapshot %s cannot answer: %s", loaded.snapshot_id, error)
+            except Exception:  # whatever is wrong with one snapshot, the next may be whole
+                logger.exception("snapshot %s cannot answer", loaded.snapshot_id)
                 self.counters.failed(loaded.snapshot_id, its_arm)
                 continue
             milliseconds = (time.monotonic() - started) * 1000

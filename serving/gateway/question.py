@@ -1,5 +1,6 @@
 """One request put to one snapshot, and what every rung of the ladder may ask of it. Each part is worked out once, when it is first needed."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, 
 from evershelf.text import normalized_query, words
 from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["search", "recommend", "similar"]
 
@@ -112,8 +115,14 @@ class Question:
 
     @cached_property
     def lexical(self) -> Ranked:
-        """What matches the query's words, by BM25."""
-        return self.allowed(Ranked(*self.store.search(self.text, RANKED_CANDIDATES))) if self.text else NOTHING
+        """What matches the query's words, by BM25; nothing when the index cannot be read."""
+        if not self.text:
+            return NOTHING
+        try:
+            return self.allowed(Ranked(*self.store.search(self.text, RANKED_CANDIDATES)))
+        except (ValueError, OSError, RuntimeError):
+            logger.exception("the lexical index of snapshot %s failed", self.store.snapshot_id)
+            return NOTHING
 
     @cached_property
     def matched(self) -> bool:
@@ -140,7 +149,8 @@ class Question:
         if self.number is not None:
             keep &= numbers != self.number
         if self.kind == "recommend" and len(chosen := self.history.items):
-            keep &= ~np.isin(numbers, chosen[-HISTORY_LENGTH:] if self.store.hide_seen else chosen[-1:])
+            hidden = chosen[-HISTORY_LENGTH:] if self.store.hide_seen else chosen[-1:]
+            keep &= (numbers[:, None] != hidden).all(axis=1)  # for so few, several times faster than np.isin
         return ranked if keep.all() else Ranked(numbers[keep], ranked.scores[keep])
 
     @cached_property
@@ -222,11 +232,11 @@ def newest_items(items: Numbers) -> list[int]:
 
 
 def distinct(lists: Iterable[Numbers]) -> Numbers:
-    """Join lists, each item at its first place."""
+    """Join lists, each free of repetitions, with each item at its first place."""
     joined = [numbers for numbers in lists if len(numbers)]
     if not joined:
         return _NO_NUMBERS
-    everything = np.concatenate(joined)
-    _, first = np.unique(everything, return_index=True)
-    first.sort()
-    return everything[first]
+    if len(joined) == 1:
+        return joined[0]
+    seen = dict.fromkeys(np.concatenate(joined).tolist())  # for a few hundred, several times faster than np.unique
+    return np.fromiter(seen, np.uint32, len(seen))

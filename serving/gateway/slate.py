@@ -14,7 +14,7 @@ def fill(question: Question, ranked: Ranked) -> Ranked:
     if missing <= 0 or question.kind != "recommend":
         return ranked
     more = question.allowed(question.popular).numbers
-    more = more[~np.isin(more, ranked.numbers)][:missing]
+    more = more[(more[:, None] != ranked.numbers).all(axis=1)][:missing]
     if not len(more):
         return ranked
     return Ranked(np.concatenate([ranked.numbers, more]), np.concatenate([ranked.scores, np.zeros(len(more), np.float32)]))

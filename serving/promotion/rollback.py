@@ -24,7 +24,7 @@ from serving.promotion.served_models import ServedModels
 
 PENDING = "rollback.pending.json"
 _TIMEOUT_S = 2.0  # for one call
-_CONFIRM_S = 10.0  # for all gateways to answer with the target
+_CONFIRM_S = 5.0  # for all gateways to answer with the target
 _POLL_S = 0.05
 
 

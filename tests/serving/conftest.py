@@ -170,6 +170,25 @@ def gateway(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
         made.stop()
 
 
+@pytest.fixture(scope="module")
+def served(built_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One gateway with the first snapshot, for all tests of a module that change nothing."""
+    shop = Shop(tmp_path_factory.mktemp("served") / "home", built_shop.first, built_shop.second)
+    shutil.copytree(built_shop.home, shop.home)
+    shop.promote(shop.first)
+    settings = {
+        "HOME": str(shop.home),
+        "GATEWAY__EXPLORED_SHARE": "0",
+        "REDIS__PORT": str(free_port()),
+        "MODEL_SERVER__PORT": str(free_port()),
+    }
+    running = GatewayProcess(shop, environment={f"EVERSHELF_{key}": value for key, value in settings.items()})
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
 @dataclass
 class RedisProcess:
     settings: RedisSettings

@@ -14,6 +14,7 @@ import httpx
 
 from evershelf.contracts import EVENT_TYPES, EVENTS
 from evershelf.pseudonyms import pseudonym
+from evershelf.storage import ASIDE
 from serving.gateway.answers import EventType
 from tests.serving.conftest import GatewayProcess, Shop, eventually
 
@@ -30,7 +31,8 @@ def _landed(shop: Shop) -> list[dict[str, Any]]:
 
 
 def _files(shop: Shop) -> list[Path]:
-    return sorted((shop.home / "landing" / "gateway").glob("landing_dt=*/*"))
+    """Return what landed; work that a kill left unfinished beside it is skipped, as every reader does."""
+    return sorted(file for file in (shop.home / "landing" / "gateway").glob("landing_dt=*/*") if not file.name.startswith(ASIDE))
 
 
 def test_the_types_are_those_of_the_contract() -> None:
@@ -62,7 +64,8 @@ def test_shown_and_clicks_are_counted_for_the_snapshot_that_showed(shop: Shop, g
     running = gateway()
     running.recommend(RAW)
     more = {"snapshot_id": shop.first}
-    running.client.post("/v1/events", json=[_event(1, type="impression", **more), _event(3, type="click", **more), _event(4)])
+    shown = [_event(number, type="impression", **more) for number in (1, 2)]
+    running.client.post("/v1/events", json=[*shown, _event(3, type="click", **more), _event(4)])
     counted = running.status()["answers"][shop.first]
     assert (counted["shown"], counted["clicks"]) == (2, 1)
 
@@ -70,12 +73,12 @@ def test_shown_and_clicks_are_counted_for_the_snapshot_that_showed(shop: Shop, g
 def test_no_acknowledged_event_is_lost_and_none_lands_twice_whenever_it_is_killed(shop: Shop, gateway: Start) -> None:
     shop.promote(shop.first)
     acknowledged: list[str] = []
-    for round_ in range(3):
+    for round_ in range(2):
         running = gateway(GATEWAY__SHIP_INTERVAL="PT0.05S")
         threads = [threading.Thread(target=_send, args=(str(running.client.base_url), f"{round_}-{sender}", acknowledged)) for sender in range(4)]
         for thread in threads:
             thread.start()
-        eventually(lambda: len(acknowledged) > (round_ + 1) * 100)  # noqa: B023  # used up within the round
+        eventually(lambda: len(acknowledged) > (round_ + 1) * 60)  # noqa: B023  # used up within the round
         running.kill()
         for thread in threads:
             thread.join()

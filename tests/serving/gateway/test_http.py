@@ -2,12 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.serving import tiny
 from tests.serving.conftest import GatewayProcess, Shop
@@ -79,46 +77,40 @@ BAD_BODIES: tuple[tuple[Any, int, str], ...] = (
 )
 
 
-@pytest.fixture
-def running(shop: Shop, gateway: Start) -> Iterator[GatewayProcess]:
-    shop.promote(shop.first)
-    yield gateway()
-
-
-def test_bad_requests_are_told_what_is_wrong(running: GatewayProcess) -> None:
+def test_bad_requests_are_told_what_is_wrong(served: GatewayProcess) -> None:
     for path, status, words in BAD_READS:
-        response = running.client.get(path)
+        response = served.client.get(path)
         assert (response.status_code, words in response.json()["detail"]) == (status, True), (path[:80], response.text)
         assert set(response.json()) == {"error", "detail"}
     for body, status, words in BAD_BODIES:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        response = running.client.post("/v1/events", content=content)
+        response = served.client.post("/v1/events", content=content)
         assert (response.status_code, words in response.json()["detail"]) == (status, True), (content[:80], response.text)
     for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
-        response = running.client.request(method, "/v1/search?q=a")
+        response = served.client.request(method, "/v1/search?q=a")
         assert response.status_code == 405 and response.headers["allow"] == "GET, HEAD"
-    assert running.status()["events"]["accepted"] == 0
+    assert served.status()["events"]["accepted"] == 0
 
 
-def test_every_valid_request_gets_items_whatever_it_says(running: GatewayProcess) -> None:
+def test_every_valid_request_gets_items_whatever_it_says(served: GatewayProcess) -> None:
     for path in GOOD_READS:
-        response = running.client.get(path)
+        response = served.client.get(path)
         assert response.status_code == 200 and response.json()["items"], (path[:80], response.text)
-    assert running.client.head("/v1/search?q=red").content == b""
-    answers = running.status()["answers"]
+    assert served.client.head("/v1/search?q=red").content == b""
+    answers = served.status()["answers"]
     assert all(counts["errors"] == counts["empty"] == 0 for counts in answers.values())
 
 
-def test_empty_list_of_events_is_fine(running: GatewayProcess) -> None:
-    assert running.client.post("/v1/events", json=[]).json() == {"accepted": 0}
+def test_empty_list_of_events_is_fine(served: GatewayProcess) -> None:
+    assert served.client.post("/v1/events", json=[]).json() == {"accepted": 0}
 
 
-def test_every_answer_says_where_it_came_from(running: GatewayProcess, shop: Shop) -> None:
-    answer = running.recommend(tiny.RAW_USERS[0], k=2)
+def test_every_answer_says_where_it_came_from(served: GatewayProcess) -> None:
+    answer = served.recommend(tiny.RAW_USERS[0], k=2)
     assert re.fullmatch("[0-9a-f]{32}", answer["request_id"])
     assert {name: answer[name] for name in ("served_by", "snapshot_id", "arm", "data_as_of", "overlay_age_s", "expected_quality")} == {
         "served_by": "local_model",
-        "snapshot_id": shop.first,
+        "snapshot_id": served.shop.first,
         "arm": "stable",
         "data_as_of": "2026-03-01",
         "overlay_age_s": None,
@@ -140,18 +132,18 @@ def test_above_its_capacity_it_sheds_and_says_when_to_come_back(shop: Shop, gate
     assert running.status()["shed"] == len(shed)
 
 
-def test_the_openapi_document_names_what_there_is(running: GatewayProcess) -> None:
-    document = running.get("/openapi.json")
+def test_the_openapi_document_names_what_there_is(served: GatewayProcess) -> None:
+    document = served.get("/openapi.json")
     assert {"/v1/search", "/v1/recommend", "/v1/similar", "/v1/events", "/v1/status"} <= document["paths"].keys()
     named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
     assert named <= document["components"]["schemas"].keys()
 
 
-def test_it_is_small_and_imports_nothing_heavy(running: GatewayProcess) -> None:
+def test_it_is_small_and_imports_nothing_heavy(served: GatewayProcess) -> None:
     for path in GOOD_READS:
-        running.client.get(path)
-    assert running.process
-    proc = Path(f"/proc/{running.process.pid}")
+        served.client.get(path)
+    assert served.process
+    proc = Path(f"/proc/{served.process.pid}")
     resident = int(re.findall(r"VmRSS:\s+(\d+) kB", (proc / "status").read_text())[0])
     assert resident < 200_000
     mapped = (proc / "maps").read_text()

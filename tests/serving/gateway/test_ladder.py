@@ -13,8 +13,10 @@ import pytest
 
 from evershelf import snapshot
 from evershelf.settings import load_settings
+from serving.errors import ModelServerError
 from serving.promotion.served_models import ServedModels
 from serving.stores import redis_store
+from serving.tf_serving.client import ModelServerAdmin
 from tests.serving import tiny
 from tests.serving.conftest import GatewayProcess, RedisProcess, Shop, eventually, free_port
 
@@ -53,10 +55,24 @@ class ModelServer:
         command = [sys.executable, "-m", "evershelf.cli", "model-server", "--port", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
+    def wait(self) -> None:
+        admin = ModelServerAdmin(f"127.0.0.1:{self.port}")
+        try:
+            eventually(lambda: _available(admin), patience=60)
+        finally:
+            admin.close()
+
     def kill(self) -> None:
         if self._process:
             self._process.kill()
             self._process.wait()
+
+
+def _available(admin: ModelServerAdmin) -> bool:
+    try:
+        return admin.status()[1].state == "AVAILABLE"
+    except (ModelServerError, KeyError):
+        return False
 
 
 @pytest.fixture
@@ -87,7 +103,7 @@ def test_answers_go_down_when_the_model_server_dies_and_up_when_it_is_back(shop:
     shop.promote(shop.first)
     assert shop.log.state().registrations[shop.first] == 1
     model_server.start()
-    running = gateway(MODEL_SERVER__PORT=str(model_server.port))
+    running = gateway(MODEL_SERVER__PORT=str(model_server.port), GATEWAY__DEADLINE="PT5S")
     live = {}
     for path, parameters in QUESTIONS:
         answer = _served_by(running, path, parameters, "live")
@@ -108,8 +124,8 @@ def test_an_answer_of_another_model_version_is_not_used(shop: Shop, gateway: Sta
     shop.promote(shop.second)  # registered as 1: what the server has
     shop.promote(shop.first)  # registered as 3: what it has not
     model_server.start()
-    running = gateway(MODEL_SERVER__PORT=str(model_server.port))
-    time.sleep(8)
+    running = gateway(MODEL_SERVER__PORT=str(model_server.port), GATEWAY__DEADLINE="PT5S")
+    model_server.wait()
     for _ in range(3):
         assert running.recommend(tiny.RAW_USERS[0])["served_by"] == "local_model"
 
@@ -143,53 +159,43 @@ def test_nothing_waits_for_a_model_server_that_hangs(shop: Shop, gateway: Start)
         assert running.status()["rungs"]["live"]["state"] == "open"
 
 
-def test_an_unknown_shopper_gets_what_is_popular(shop: Shop, gateway: Start) -> None:
-    shop.promote(shop.first)
-    running = gateway()
-    answer = running.recommend("never seen", k=5)
+def test_an_unknown_shopper_gets_what_is_popular(served: GatewayProcess) -> None:
+    answer = served.recommend("never seen", k=5)
     assert answer["served_by"] == "popular" and answer["matched"]
     assert _ids(answer) == ["i00", "i01", "i02", "i03", "i04"]
-    assert answer["snapshot_id"] == shop.first and answer["arm"] == "stable" and answer["overlay_age_s"] is None
-    assert {item["category_path"] for item in running.recommend("never seen", category="Home")["items"]} == {"Home > Candles", "Home > Mugs"}
+    assert answer["snapshot_id"] == served.shop.first and answer["arm"] == "stable" and answer["overlay_age_s"] is None
+    assert {item["category_path"] for item in served.recommend("never seen", category="Home")["items"]} == {"Home > Candles", "Home > Mugs"}
 
 
-def test_a_shopper_gets_more_of_what_was_touched_last(shop: Shop, gateway: Start) -> None:
-    shop.promote(shop.first)
-    running = gateway()
-    answer = running.recommend(tiny.RAW_USERS[1], k=3)  # a history of mugs
+def test_a_shopper_gets_more_of_what_was_touched_last(served: GatewayProcess) -> None:
+    answer = served.recommend(tiny.RAW_USERS[1], k=3)  # a history of mugs
     assert answer["served_by"] == "local_model"
     assert {item["category_path"] for item in answer["items"]} == {"Home > Mugs"}
     event = {"event_id": "e1", "event_time": "2026-03-02T10:00:00Z", "type": "cart", "user_id": tiny.RAW_USERS[1], "item_id": "i02"}
-    assert running.client.post("/v1/events", json=[event] * 20).json() == {"accepted": 20}
-    assert {item["category_path"] for item in running.recommend(tiny.RAW_USERS[1], k=3)["items"]} == {"Garden"}
-    assert {item["category_path"] for item in running.recommend("a guest", recent="i01,i01", k=3)["items"]} == {"Home > Mugs"}
+    assert served.client.post("/v1/events", json=[event] * 20).json() == {"accepted": 20}
+    assert {item["category_path"] for item in served.recommend(tiny.RAW_USERS[1], k=3)["items"]} == {"Garden"}
+    assert {item["category_path"] for item in served.recommend("a guest", recent="i01,i01", k=3)["items"]} == {"Home > Mugs"}
 
 
-def test_what_is_sold_out_or_just_chosen_is_not_recommended(shop: Shop, gateway: Start) -> None:
-    shop.promote(shop.first)
-    running = gateway()
+def test_what_is_sold_out_or_just_chosen_is_not_recommended(served: GatewayProcess) -> None:
     for user in (*tiny.RAW_USERS, "never seen"):
-        shown = _ids(running.recommend(user, k=100))
+        shown = _ids(served.recommend(user, k=100))
         assert tiny.SOLD_OUT not in shown and len(shown) == len(set(shown)) >= len(tiny.ITEMS) - 2
-    assert tiny.SOLD_OUT not in _ids(running.get("/v1/similar", item_id="i04", k=100))
-    assert "i09" not in _ids(running.recommend("a guest", recent="i09", k=100))
+    assert tiny.SOLD_OUT not in _ids(served.get("/v1/similar", item_id="i04", k=100))
+    assert "i09" not in _ids(served.recommend("a guest", recent="i09", k=100))
 
 
-def test_a_search_stays_a_search_on_every_rung(shop: Shop, gateway: Start) -> None:
-    shop.promote(shop.first)
-    running = gateway()
+def test_a_search_stays_a_search_on_every_rung(served: GatewayProcess) -> None:
     for user in ("", *tiny.RAW_USERS):
-        answer = running.get("/v1/search", q="Red Candles", user_id=user, k=2)
+        answer = served.get("/v1/search", q="Red Candles", user_id=user, k=2)
         assert set(_ids(answer)) == {"i00", "i12"}, user
-    nothing = running.get("/v1/search", q="🕯🕯", k=3)
+    nothing = served.get("/v1/search", q="🕯🕯", k=3)
     assert nothing["served_by"] == "popular" and not nothing["matched"] and len(nothing["items"]) == 3
-    assert not running.get("/v1/search", q="zeppelin")["matched"]
+    assert not served.get("/v1/search", q="zeppelin")["matched"]
 
 
-def test_an_unknown_item_or_category_still_gets_an_answer_that_says_so(shop: Shop, gateway: Start) -> None:
-    shop.promote(shop.first)
-    running = gateway()
-    for answer in (running.get("/v1/similar", item_id="ghost"), running.recommend(tiny.RAW_USERS[0], category="Ghosts")):
+def test_an_unknown_item_or_category_still_gets_an_answer_that_says_so(served: GatewayProcess) -> None:
+    for answer in (served.get("/v1/similar", item_id="ghost"), served.recommend(tiny.RAW_USERS[0], category="Ghosts")):
         assert answer["served_by"] == "popular" and answer["items"] and not answer["matched"]
 
 
@@ -197,7 +203,7 @@ def test_exploration_has_the_propensities_that_it_says(shop: Shop, gateway: Star
     shop.promote(shop.first)
     running = gateway(GATEWAY__EXPLORED_SHARE="0.2")
     usual = _ids(running.recommend("never seen", k=1)) + [f"i{number:02d}" for number in (1, 2, 3, 4)]
-    rounds, explored = 600, 0
+    rounds, explored = 300, 0
     for _ in range(rounds):
         items = running.recommend("never seen", k=5)["items"]
         changed = [item for item, expected in zip(items, usual, strict=True) if item["item_id"] != expected]
@@ -206,4 +212,4 @@ def test_exploration_has_the_propensities_that_it_says(shop: Shop, gateway: Star
         explored += len(changed)
         for item in items[1:]:
             assert item["propensity"] == pytest.approx(0.2 / 4 / 18 if item in changed else 1 - 0.2 / 4)  # 23 items to sell, 5 shown, 18 spare
-    assert 0.2 - 0.07 < explored / rounds < 0.2 + 0.07
+    assert 0.1 < explored / rounds < 0.3

@@ -1,5 +1,6 @@
 """A shop with a model server, gateways and shoppers, and snapshots that have something wrong with them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -66,13 +67,18 @@ def gateways(shop: Shop, gateway: Callable[..., GatewayProcess], model_server: M
 
     assert promote(shop.first, "first", print).outcome == "promoted"
     running = [gateway("one"), gateway("two")]
-    configured(GATEWAY__URLS="[" + ",".join(f'"{made.client.base_url}"'.replace('/"', '"') for made in running) + "]")
+    configured(GATEWAY__URLS=urls(running))
     return running
+
+
+def urls(gateways: list[GatewayProcess]) -> str:
+    """Return the setting `gateway.urls`; a restarted gateway has another port."""
+    return json.dumps([str(made.client.base_url).rstrip("/") for made in gateways])
 
 
 @dataclass
 class Shoppers:
-    """Ask every gateway for recommendations, all the time; `answers` counts (snapshot, status)."""
+    """Search at every gateway, all the time; `answers` counts (snapshot, HTTP status), with 'empty' for a snapshot that found nothing."""
 
     urls: list[str]
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -97,7 +103,7 @@ class Shoppers:
         with httpx.Client(base_url=url, timeout=5) as client:
             while not self._stop.is_set():
                 number += 1
-                response = client.get("/v1/recommend", params={"user_id": f"shopper-{number}"})
+                response = client.get("/v1/search", params={"q": "red mug", "user_id": f"shopper-{number}"})
                 answer: dict[str, Any] = response.json() if response.status_code == 200 else {"snapshot_id": "", "served_by": "none", "items": []}
                 self.answers[answer["snapshot_id"] if answer["items"] else "empty", response.status_code] += 1
                 self.rungs[answer["served_by"]] += 1

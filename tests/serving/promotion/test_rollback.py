@@ -1,15 +1,15 @@
 """The way back works whatever is broken."""
 
+import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 
+from evershelf.cli import main
 from evershelf.settings import load_settings
 from serving.errors import PromotionRefused
 from serving.promotion.promoter import align
@@ -17,7 +17,15 @@ from serving.promotion.rollback import PENDING, roll_back
 from serving.promotion.served_models import ServedModels
 from serving.tf_serving.client import ModelServerAdmin
 from tests.serving.conftest import GatewayProcess, Shop, eventually
-from tests.serving.promotion.conftest import Shoppers, variant
+from tests.serving.promotion.conftest import Shoppers, urls, variant
+
+
+@pytest.fixture
+def second_recorded(shop: Shop, configured: Callable[..., None]) -> Shop:
+    """`second` is stable and `first` last-good in the log; nothing runs."""
+    shop.promote(shop.first)
+    shop.promote(shop.second)
+    return shop
 
 
 @pytest.fixture
@@ -32,11 +40,13 @@ def second_live(shop: Shop, gateways: list[GatewayProcess], model_server: ModelS
     return shop
 
 
-def command(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run `evershelf …` and return its exit code, its JSON and what it said."""
-    done = subprocess.run([sys.executable, "-m", "evershelf.cli", *arguments, "--json"], env=os.environ.copy(), capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
-    return done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr
+def command(*arguments: str, as_json: bool = True) -> tuple[int, Any, str]:
+    """Run `evershelf …` and return its exit code, what it printed (its JSON when asked for) and what it said besides."""
+    printed, said = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(said), pytest.raises(SystemExit) as end:
+        main([*arguments, *(["--json"] if as_json else [])])
+    lines = printed.getvalue().strip().splitlines()
+    return int(end.value.code or 0), json.loads(lines[-1]) if as_json and lines else printed.getvalue(), said.getvalue()
 
 
 def test_after_a_rollback_no_answer_carries_what_was_rolled_back(second_live: Shop, gateways: list[GatewayProcess], shoppers: Shoppers) -> None:
@@ -44,6 +54,7 @@ def test_after_a_rollback_no_answer_carries_what_was_rolled_back(second_live: Sh
     code, result, said = command("rollback", "--why", "lost clicks")
     assert (code, result["to"], result["recorded"]) == (0, second_live.first, True), said
     assert result["seconds"] < 2
+    print(f"rollback of two gateways in {result['seconds']} s")
     before = shoppers.answers[second_live.second, 200]
     for made in gateways:
         assert {made.recommend(f"after-{number}")["snapshot_id"] for number in range(100)} == {second_live.first}
@@ -94,7 +105,9 @@ def test_a_gateway_that_is_away_is_named_and_goes_back_when_it_returns(second_li
     assert {gateways[1].recommend(f"after-{number}")["snapshot_id"] for number in range(50)} == {second_live.first}
 
 
-def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_later(second_live: Shop, gateways: list[GatewayProcess]) -> None:
+def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_later(
+    second_live: Shop, gateways: list[GatewayProcess], configured: Callable[..., None]
+) -> None:
     log = second_live.log.folder
     log.rename(log.with_name("away"))
     code, result, said = command("rollback", "--why", "storage is gone too")
@@ -103,6 +116,7 @@ def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_
         assert {made.recommend(f"held-{number}")["snapshot_id"] for number in range(50)} == {second_live.first}
     gateways[0].kill()
     gateways[0].start()  # the order outlives a restart
+    configured(GATEWAY__URLS=urls(gateways))
     assert gateways[0].recommend("held")["snapshot_id"] == second_live.first
     code, _, said = command("rollback", "--reconcile")
     assert code == 1
@@ -133,28 +147,28 @@ def test_status_tells_what_is_live_and_what_is_wrong(second_live: Shop, gateways
     assert any("days old" in problem for problem in status["problems"])
     gateways[1].kill()
     assert any("cannot be reached" in problem for problem in command("status")[1]["problems"])
-    shown = subprocess.run([sys.executable, "-m", "evershelf.cli", "status"], env=os.environ.copy(), capture_output=True, text=True, check=True).stdout
+    shown = command("status", as_json=False)[1]
     assert second_live.second in shown
     assert "away" in shown
 
 
-def test_snapshots_are_listed_with_their_roles_and_verified(second_live: Shop) -> None:
+def test_snapshots_are_listed_with_their_roles_and_verified(second_recorded: Shop) -> None:
     code, listed, _ = command("snapshots", "--verify")
     assert code == 0
-    assert {entry["snapshot_id"]: entry["role"] for entry in listed["snapshots"]} == {second_live.second: "stable", second_live.first: "last-good"}
-    (second_live.snapshots / second_live.first / "golden.json").unlink()
+    assert {entry["snapshot_id"]: entry["role"] for entry in listed["snapshots"]} == {second_recorded.second: "stable", second_recorded.first: "last-good"}
+    (second_recorded.snapshots / second_recorded.first / "golden.json").unlink()
     code, listed, _ = command("snapshots", "--verify")
     assert code == 1
     assert any("golden.json is missing" in entry.get("problem", "") for entry in listed["snapshots"])
 
 
-def test_pin_and_freeze_are_recorded_once(second_live: Shop) -> None:
-    before = second_live.log.state().seq
-    assert command("pin")[1] == {"stable": second_live.second, "pinned": True}
+def test_pin_and_freeze_are_recorded_once(second_recorded: Shop) -> None:
+    before = second_recorded.log.state().seq
+    assert command("pin")[1] == {"stable": second_recorded.second, "pinned": True}
     assert command("pin")[0] == 0
     assert command("freeze")[1] == {"frozen": True}
-    assert second_live.log.state().seq == before + 2
-    assert command("promote", second_live.first)[0] == 1
+    assert second_recorded.log.state().seq == before + 2
+    assert command("promote", second_recorded.first)[0] == 1
     command("freeze", "--off")
     command("pin", "--off")
-    assert (second_live.log.state().pinned, second_live.log.state().frozen) == (False, False)
+    assert (second_recorded.log.state().pinned, second_recorded.log.state().frozen) == (False, False)

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evershelf.settings import TrainingSettings
+from training import baselines, data, evaluation, vocabulary
+
+
+def test_neighbors_of_a_ring_are_the_items_beside(shop_lake: Path) -> None:
+    shop = data.read_shop(TrainingSettings(validation_days=1))
+    words, _ = vocabulary.build(shop)
+    near = baselines.neighbors(shop, words.numbers_of(shop), len(words.items))
+    assert {2, 4} & set(near.nearest(3, 4).tolist())
+    assert 0 not in near.columns
+    assert (near.similarity <= 1.0 + 1e-9).all()
+
+
+def test_ranks_are_full_catalogue_and_ties_share_their_places() -> None:
+    scores = np.array([[-np.inf, 3.0, 2.0, 2.0, 1.0]])
+    ranks = [evaluation._ranks(scores, np.array([item], np.int32)).rank[0] for item in range(5)]
+    assert ranks == [np.inf, 1.0, 2.5, 2.5, 4.0]
+
+
+def test_hidden_items_are_the_last_one_or_the_whole_history() -> None:
+    history = np.array([[0, 2, 3]], np.int32)
+    assert np.flatnonzero(evaluation._hidden(history, 5, mask_seen=False)[0]).tolist() == [0, 3]
+    assert np.flatnonzero(evaluation._hidden(history, 5, mask_seen=True)[0]).tolist() == [0, 2, 3]
+
+
+def test_the_interval_resamples_shoppers_and_holds_the_mean() -> None:
+    random = np.random.default_rng(3)
+    gain, owners = random.random(400), np.repeat(np.arange(40, dtype=np.int32), 10)
+    low, high = evaluation._bootstrap(gain, owners, seed=1)
+    assert low < gain.mean() < high
+    assert high - low < 0.2
+
+
+def test_stored_and_popular_rungs_are_never_expected_to_beat_live() -> None:
+    def ranks(*places: float) -> evaluation.Ranks:
+        return evaluation.Ranks(rank=np.array(places), shown=np.zeros(3, np.bool_))
+
+    quality = evaluation._rung_quality({"live": ranks(1, 2), "stored": ranks(1, 5), "popular": ranks(np.inf, 1)})
+    assert quality["live"] == quality["local_model"] == 1.0
+    assert quality["stored"] == quality["snapshot"] == pytest.approx((1 + 1 / np.log2(6)) / (1 + 1 / np.log2(3)), abs=1e-4)
+    assert 0 < quality["popular"] < 1
