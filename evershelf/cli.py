@@ -28,6 +28,7 @@ COMMANDS = {
     "freeze": ("serving.promotion.commands:freeze", "Stop every promotion until unfrozen."),
     "serve": ("serving.gateway.commands:serve", "Start a gateway."),
     "model-server": ("serving.model_server.commands:model_server", "Start the TensorFlow Serving stand-in."),
+    "bench": ("evershelf.bench:bench", "Measure, each time beside a named peer."),
     "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract."),
 }
 

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.errors import InvalidSettings
 
 PREFIX = "EVERSHELF_"
@@ -105,6 +106,7 @@ class GatewaySettings(Section):
     port: Port = 8080
     urls: tuple[str, ...] = ()  # every gateway, for promotion and rollback; default: this one
     admin_token: SecretStr = SecretStr("")  # empty: `<home>/admin.token`, made on first use
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1)] = RUNGS  # a host without a model server or Redis leaves those rungs out; the order is fixed
     deadline: timedelta = timedelta(milliseconds=150)
     max_in_flight: Positive = 256  # above this, requests are shed with 503 and Retry-After
     max_snapshot_age: timedelta = timedelta(hours=36)  # older than this alerts, and still serves

@@ -1,7 +1,7 @@
 """`evershelf run candidates`: what could be shown, worked out ahead, per shopper, item, query and category.
 
-Reads the lake and one blessed model; writes <candidates>/<candidates_id>/<list>/*.parquet (evershelf/contracts/candidates.py) and lineage.json, whole or not at all.
-Items that cannot be sold (no stock, or no product row) are in no list. The same inputs give the same id, and are not worked out twice.
+Reads the lake and one blessed model; writes <candidates>/<candidates_id>/<list>/*.parquet (evershelf/contracts/candidates.py) and lineage.json, whole or not
+at all. Items that cannot be sold (no stock, or no product row) are in no list. The same inputs give the same id, and are not worked out twice.
 """
 
 import hashlib
@@ -268,7 +268,7 @@ def _choose_model(model_id: str | None, allow_unblessed: bool) -> str:
     if not read_evaluation(chosen)["blessed"] and not allow_unblessed:
         why = "; ".join(read_evaluation(chosen)["why"])
         raise CommandFailed(
-            f"Model {chosen} was refused ({why}). No candidates were written and what is live stays live; choose a blessed model, or --allow-unblessed to try it."
+            f"Model {chosen} was refused ({why}). No candidates were written and what is live stays live; choose a blessed one, or --allow-unblessed to try it."
         )
     return chosen
 

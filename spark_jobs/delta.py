@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame, SparkSession
 
 from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
+from evershelf.errors import CommandFailed
 from evershelf.storage import ASIDE, flush, flush_tree, local_path
 
 
@@ -37,6 +39,9 @@ def replace_days(rows: DataFrame, table: Table, days: Sequence[date], about: Map
     Args:
         rows: the table's columns; no row is of another day.
         about: kept with the commit as `userMetadata`.
+
+    Raises:
+        CommandFailed: somebody else changed the same days at the same moment.
     """
     url = lake.table_url(table.name)
     root = local_path(url)
@@ -54,6 +59,8 @@ def replace_days(rows: DataFrame, table: Table, days: Sequence[date], about: Map
             partition_filters=[(table.partition, "in", [day.isoformat() for day in days])],
             commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}),
         )
+    except DeltaError as error:
+        raise CommandFailed(f"{table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

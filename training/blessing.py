@@ -36,7 +36,7 @@ def bless(evaluation: dict[str, Any], stable: dict[str, Any] | str, settings: Tr
         passes &= ours >= floor
         share = f"{settings.max_loss_to_stable:.0%}"
         reasons.append(
-            f"{METRIC} {ours:.4f} is {'no more than' if ours >= floor else 'MORE than'} {share} below the {theirs:.4f} of {stable['model_id']} on the same events"
+            f"{METRIC} {ours:.4f} is {'no more than' if ours >= floor else 'MORE than'} {share} below {theirs:.4f} of {stable['model_id']} on the same events"
         )
     return passes, reasons
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def train(ranks: int | None, as_json: bool) -> None:
     settings = load_settings()
     if ranks:
         settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
-    model_id = train_model(settings, Console(stderr=True).print)
+    model_id = train_model(settings, Console(stderr=True, soft_wrap=True, highlight=False).print)
     evaluation = read_evaluation(model_id)
     if as_json:
         click.echo(json.dumps({"model_id": model_id, "blessed": evaluation["blessed"], "why": evaluation["why"], "metrics": evaluation["metrics"]}))
@@ -79,6 +80,7 @@ def train_model(settings: Settings, say: Say) -> str:
     from training import data, examples, gang, loop, vocabulary
 
     started = time.monotonic()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     shop = data.read_shop(settings.training)
     model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
     if (models_folder() / model_id).is_dir():
@@ -91,7 +93,7 @@ def train_model(settings: Settings, say: Say) -> str:
             words, features = vocabulary.build(shop)
             prepared = examples.prepare(shop, words, features, settings.training.seed)
             say(
-                f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers and visits with {len(shop.items)} items, {settings.training.ranks} ranks"
+                f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers and guests, {len(shop.items)} items, {settings.training.ranks} ranks"
             )
             prepared.save(work / loop.EXAMPLES)
             (work / loop.PARAMETERS).write_text(settings.training.model_dump_json())
@@ -139,9 +141,8 @@ def _fingerprint(settings: Settings, shop: Any) -> str:
 def _tell(epoch: dict[str, Any], say: Say) -> None:
     metrics().timing(TRAINING_EPOCH_SECONDS, epoch["seconds"] * 1000)
     metrics().gauge(TRAINING_LOSS, epoch["loss"])
-    say(
-        f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {epoch['loss']:.4f}, NDCG@10 of the shoppers set aside {epoch['selection_ndcg']:.4f}, {epoch['seconds']:.1f} s"
-    )
+    quality = f"NDCG@10 of the shoppers set aside {epoch['selection_ndcg']:.4f}"
+    say(f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {epoch['loss']:.4f}, {quality}, {epoch['seconds']:.1f} s")
 
 
 def _print_figures(found: dict[str, Any]) -> None:

@@ -224,7 +224,7 @@ class Windows:
 
 
 def training_windows(shop: Shop, length: int) -> Windows:
-    """Cut every shopper's events before the split into windows: each event is foretold exactly once, with at least length/2 events of context if there are so many."""
+    """Cut every shopper's events before the split into windows: each event is foretold exactly once, from at least length/2 events if there are so many."""
     rows: list[tuple[int, int, int]] = []
     for first, last in pairwise(shop.first.tolist()):
         end = first + int(np.searchsorted(shop.time[first:last], shop.split))

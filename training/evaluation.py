@@ -1,6 +1,7 @@
 """How good a model is: full-catalogue ranking of what shoppers chose next after the time split, beside the popular list and item-kNN in the same run.
 
-A model is measured through its exported folder, so the same code measures the new one, the last blessed one, and any other. The shoppers who chose the epoch are left out.
+A model is measured through its exported folder, so the same code measures the new one, the last blessed one, and any other. The shoppers who chose the epoch
+are left out.
 """
 
 import time
@@ -25,9 +26,9 @@ RESAMPLES = 1000
 FUSION = 60  # reciprocal-rank fusion, Cormack et al., SIGIR 2009
 METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
 PROTOCOL = (
-    "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is foretold from "
-    "the history up to it (query words are not given) by ranking the whole catalogue, the item just before left out{masked}; sample of at most {events} events; "
-    "one shopper in {share} chose the epoch and is not measured. 95 % intervals: bootstrap over shoppers."
+    "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is "
+    "foretold from the history up to it (query words are not given) by ranking the whole catalogue, the item just before left out{masked}; sample of at most "
+    "{events} events; one shopper in {share} chose the epoch and is not measured. 95 % intervals: bootstrap over shoppers."
 )
 
 
@@ -143,7 +144,7 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
 
 
 def _mask_helps(exported: Exported, sequences: Sequences, rows: npt.NDArray[np.int64]) -> bool:
-    """Whether leaving out what a shopper has already chosen ranks better, for the shoppers set aside for choosing. In some shops people come back for the same things."""
+    """Whether leaving out the history ranks better, for the shoppers set aside for choosing: in some shops people come back for the same things."""
     inputs = sequences.histories(rows)
     history, count = inputs["history_items"].astype(np.int32), len(exported.item_vectors)
     scores = exported.user_vectors(inputs) @ exported.item_vectors.T
@@ -271,7 +272,7 @@ def _heads(
     numbers: npt.NDArray[np.int32],
     rows: npt.NDArray[np.int64],
 ) -> dict[str, dict[str, float] | None]:
-    """Return accuracy, and that of always saying the commonest, of the behaviour (P_U), product (P_P) and transaction (P_T) heads; None: nothing to measure it on."""
+    """Return accuracy of the behaviour (P_U), product (P_P) and transaction (P_T) heads, and that of the commonest answer; None: nothing to measure on."""
     features = exported.vocabulary
     category = {name: index for index, name in enumerate(features.categories)}
     wanted = np.array([0, *(category.get(path, 0) for path in shop.products.category)])

@@ -1,7 +1,8 @@
 """One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
 
-Every rank sees its own share of every epoch; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on how the examples
-were dealt. Rank 0 writes a checkpoint after each epoch; a new start resumes from it. The weights of the epoch that foretells best the shoppers set aside for it are kept.
+Every rank sees its own share of every epoch; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on how the
+examples were dealt. Rank 0 writes a checkpoint after each epoch; a new start resumes from it. Kept are the weights of the epoch that foretells best what the
+shoppers did who are set aside for choosing it.
 """
 
 import io
@@ -163,8 +164,8 @@ class Trainer:
         guessing = float(np.log(max(2.0, float(self.examples.features.seen.sum()))))
         if not np.isfinite(total).all() or loss > DIVERGED * guessing:
             raise LossDiverged(
-                f"The loss of epoch {epoch + 1} was {loss:.4g}, where guessing gives {guessing:.4g}: it is not a number, or it diverged. Nothing was exported and what "
-                f"is live stays live. Lower training.learning_rate (now {self.settings.learning_rate}), and look for impossible prices and quantities in the lake."
+                f"The loss of epoch {epoch + 1} was {loss:.4g}, where guessing gives {guessing:.4g}: it is not a number, or it diverged. Nothing was exported "
+                f"and what is live stays live. Lower training.learning_rate (now {self.settings.learning_rate}); look for impossible prices and quantities."
             )
         return loss
 

@@ -1,7 +1,7 @@
 """One small causal Transformer over a shopper's interactions, and the query when there is one; three small heads beside it.
 
-`history -> user vector`, `item features -> item vector`, `score = user vector · item vector` (the last entry of both is the item's bias). An item's vector is the sum of
-what is known of it (id, categories, brand, price, title words), so an item without history has one too: ids never seen before the split add nothing.
+`history -> user vector`, `item features -> item vector`, `score = user vector · item vector` (the last entry of both is the item's bias). An item's vector is
+the sum of what is known of it (id, categories, brand, price, title words), so an item without history has one too: ids never seen before the split add nothing.
 
 Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, with a full softmax over all items.
 """

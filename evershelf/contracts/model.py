@@ -6,9 +6,10 @@ models/<model_id>/
     vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...]}; entry 0 is padding or unknown
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
-    evaluation.json      {"metrics": {"NDCG@10": …, "P_U": …, "P_P": …, "P_T": …}, "baselines": …, "rung_quality": {rung: …}, "blessed": …, "why": …}
-    golden.json          {"requests": [{"inputs": {name: [1, length]}, "scores": [1, RANKED_CANDIDATES]}, …], "tolerance": …}: what the offline model scores;
-                         made of item indexes only, no shopper's data
+    evaluation.json      {"metrics": {"NDCG@10": …}, "heads": {"P_U" | "P_P" | "P_T": {"accuracy": …} or null}, "baselines": …, "rung_quality": {rung: …},
+                         "blessed": …, "why": …}
+    golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
+                         only, no shopper's data
     lineage.json         lake tables and versions, parameters, seed, code version, data_as_of
 """
 
@@ -27,4 +28,5 @@ RANK_INPUTS = {
     "query_words": ("int32", QUERY_WORDS),
     "candidates": ("int32", RANKED_CANDIDATES),
 }
+GOLDEN_TOLERANCE = 1e-3  # largest difference between any ranker's scores and the golden ones
 RANK_OUTPUT = "scores"  # float32 [batch, RANKED_CANDIDATES]; higher is better, padding gets the lowest float

@@ -114,6 +114,7 @@ class Circle:
             items=tuple(sorted(set(titles["item_id"]))),
             queries=tuple(random.Random(7).sample(words, min(500, len(words)))),
             truth=None if self.data else self.raw / TRUTH,
+            seed=len(self.workshop.jobs),  # a second crowd must not repeat the first one's event ids
         )
         path = self.settings.home / "shoppers.json"
         path.write_bytes(msgspec.json.encode(plan))

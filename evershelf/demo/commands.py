@@ -44,6 +44,8 @@ def demo(shop: str, data: Path | None, days: int | None, as_json: bool) -> None:
     home = load_settings().home / f"demo-{shop}"
     home.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=160)  # a log file has no width of its own
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end either way, it stops what it started
     try:
         with FileLock(home.with_suffix(".lock"), timeout=0):

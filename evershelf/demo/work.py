@@ -45,7 +45,9 @@ class Job:
         """
         code = self.process.wait()
         if code not in allowed:
-            raise CommandFailed(f"`{self.name}` ended with {code}.\n{self.last_words()}\nThe demo stops here; all of it is in {self.log}.")
+            said = self.log.read_text(errors="replace").split("\n")
+            reason = next((line for line in reversed(said) if line.strip()), "it said nothing")
+            raise CommandFailed(f"`{self.name}` ended with {code}: {reason[:500]}\n{self.last_words()}\nThe demo stops here; all of it is in {self.log}.")
         lines = self.output.read_text(errors="replace").splitlines()
         try:
             answer = json.loads(lines[-1])

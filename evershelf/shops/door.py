@@ -1,8 +1,8 @@
 """The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
 
-Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know. A line that cannot be read may hold one anywhere, so its text stays outside: a row with its number, its length and what
-was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is refused by name, and the lake holds that day back; where an
-earlier delivery of the day is already inside, that one stays as it is.
+Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know. A line that cannot be read may hold an id anywhere,
+so its text stays outside: a row with its number and what was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is
+refused by name, and the lake holds that day back; where an earlier delivery of the day is already inside, that one stays as it is.
 """
 
 import csv
@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,7 +23,6 @@ from evershelf.shops import landing
 from evershelf.shops.adapter import NO_LINE, Adapter, Source
 
 LONGEST_FIELD = 1 << 20  # characters of one CSV field
-_hashed = lru_cache(maxsize=1 << 18)(pseudonym)
 
 
 class Unreadable(Exception):
@@ -123,7 +121,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
             broken += 1
             writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
-            row[user] = _hashed(_plain_id(row[user])) if row[user].strip() else ""
+            row[user] = pseudonym(_plain_id(row[user])) if row[user].strip() else ""
             writer.writerow([*(row[place] for place in kept), ""])
     text.detach()
     return rows, broken
@@ -141,7 +139,7 @@ def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, in
             delivered = decode(line)
             row = {name: delivered[name] for name in source.columns if name in delivered}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
-                row[source.user_column] = _hashed(_plain_id(str(user)))
+                row[source.user_column] = pseudonym(_plain_id(str(user)))
         except (msgspec.MsgspecError, UnicodeError) as error:  # UnicodeError: an id with half a surrogate pair has no bytes to hash
             broken += 1
             row = {NO_LINE: f"line {number}, {len(line)} bytes: {type(error).__name__}"}

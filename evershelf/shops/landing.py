@@ -1,5 +1,7 @@
 """Where landed files lie: `<landing>/<source>/landing_dt=YYYY-MM-DD/<file>`. The door and the gateways write them, the lake reads them."""
 
+import csv
+import gzip
 from datetime import date
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import msgspec
 
 from evershelf import storage
 from evershelf.settings import load_settings
+from evershelf.shops.adapter import Source
 from evershelf.storage import local_path
 
 REJECTED = "_REJECTED.json"
@@ -28,6 +31,15 @@ def landed_files(source: str, day: date) -> list[Path]:
     """Return the whole files of a landing day, by name; unfinished and special ones are left out."""
     folder = landing_folder(source, day)
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))) if folder.is_dir() else []
+
+
+def count_rows(source: Source, day: date) -> int:
+    """Count the rows of a landing day's files, with the standard library alone."""
+    rows = 0
+    for path in landed_files(source.name, day):
+        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+            rows += sum(1 for _ in csv.reader(file)) - 1 if source.format == "csv" else sum(1 for line in file if line.strip(" \r\n"))
+    return rows
 
 
 def rejection(source: str, day: date) -> Rejection | None:

@@ -56,7 +56,7 @@ class Gateway:
             self.home,
             PromotionLog(local_path(settings.url("promotions"))),
             local_path(settings.url("snapshots")),
-            lambda version: build_ladder(version, self._ranker, self._reader),
+            lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
         self._started = time.monotonic()
         self._deadline = self.settings.deadline.total_seconds()

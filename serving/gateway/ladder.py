@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
-from evershelf.contracts.rungs import RUNGS, Rung
+from evershelf.contracts.rungs import Rung
 from serving.errors import ModelServerError, NoSourceAnswered, SourceUnavailable
 from serving.gateway.answers import Skipped
 from serving.gateway.question import NOTHING, Question, Ranked, newest_items
@@ -254,7 +254,6 @@ class Ladder:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.rungs = [(source, Breaker()) for source in sources]
-        assert [source.name for source in sources] == list(RUNGS)
 
     async def answer(self, question: Question, deadline: float) -> tuple[Ranked, Rung, list[Skipped]]:
         """Return the best answer that can be had.
@@ -305,6 +304,7 @@ class Ladder:
         raise NoSourceAnswered(f"No rung of snapshot {question.store.snapshot_id} answered: {'; '.join(f'{skip.rung}: {skip.why}' for skip in skipped)}.")
 
 
-def build_ladder(version: int, client: RankerClient, reader: RedisReader) -> Ladder:
-    """Return the five rungs of one snapshot, whose model has this version in the model server."""
-    return Ladder((LiveRanking(client, version), LocalRanking(), StoredCandidates(reader), SnapshotCandidates(), PopularItems()))
+def build_ladder(version: int, client: RankerClient, reader: RedisReader, wanted: Sequence[Rung]) -> Ladder:
+    """Return the wanted rungs of one snapshot, whose model has this version in the model server."""
+    sources = (LiveRanking(client, version), LocalRanking(), StoredCandidates(reader), SnapshotCandidates(), PopularItems())
+    return Ladder([source for source in sources if source.name in wanted])

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from evershelf.contracts.model import RANK_INPUTS
+from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS
 from evershelf.contracts.snapshot import GOLDEN
 from evershelf.errors import SnapshotDamaged
 from serving.errors import ServingError
@@ -16,13 +16,12 @@ from serving.tf_serving.client import ModelServerAdmin
 
 
 class GoldenRequest(msgspec.Struct, frozen=True):
-    inputs: dict[str, list[list[float]]]
-    scores: list[list[float]]
+    inputs: dict[str, list[float]]
+    scores: list[float]
 
 
 class Golden(msgspec.Struct, frozen=True):
     requests: Annotated[list[GoldenRequest], msgspec.Meta(min_length=1)]
-    tolerance: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class GoldenDiffers(ServingError):
@@ -48,20 +47,22 @@ def check(folder: Path, version: int, admin: ModelServerAdmin) -> int:
         ) from None
     store = SnapshotStore(folder)
     for number, request in enumerate(golden.requests, start=1):
-        inputs = {name: np.array(request.inputs[name], kind) for name, (kind, _) in RANK_INPUTS.items()}
-        wanted = np.array(request.scores, np.float32)
+        if missing := RANK_INPUTS.keys() - request.inputs.keys():
+            raise SnapshotDamaged(f"Golden query {number} of {folder.name} lacks {', '.join(sorted(missing))}. It is refused; build it again.")
+        inputs = {name: np.array([request.inputs[name]], kind) for name, (kind, _) in RANK_INPUTS.items()}
+        wanted = np.array([request.scores], np.float32)
         scores, answered = admin.predict(version, inputs)
         if answered != version:
             raise GoldenDiffers(f"The model server was asked for version {version} and answered with {answered}.")
-        _compare(f"the model server on golden query {number}", scores, wanted, golden.tolerance)
-        _compare(f"the local ranker on golden query {number}", store.rank(inputs)[None], wanted, golden.tolerance)
+        _compare(f"the model server on golden query {number}", scores, wanted)
+        _compare(f"the local ranker on golden query {number}", store.rank(inputs)[None], wanted)
     return len(golden.requests)
 
 
-def _compare(who: str, scores: NDArray[Any], wanted: NDArray[np.float32], tolerance: float) -> None:
+def _compare(who: str, scores: NDArray[Any], wanted: NDArray[np.float32]) -> None:
     if scores.shape != wanted.shape:
         raise GoldenDiffers(f"Other scores from {who}: {scores.shape} instead of {wanted.shape}.")
-    difference = np.abs(scores - wanted) - tolerance * np.abs(wanted)  # padding scores the lowest float, so the tolerance is relative too
-    if not np.all(difference <= tolerance):  # NaN is a difference
+    difference = np.abs(scores - wanted) - GOLDEN_TOLERANCE * np.abs(wanted)  # padding scores the lowest float, so the tolerance is relative too
+    if not np.all(difference <= GOLDEN_TOLERANCE):  # NaN is a difference
         place = int(np.nanargmax(difference))
         raise GoldenDiffers(f"Other scores from {who}: {scores.flat[place]:.6g} instead of {wanted.flat[place]:.6g} at place {place}.")

@@ -118,8 +118,8 @@ def availability_times_quality(statuses: Sequence[Status], store: Path, stable: 
 
 def _accuracies(store: Path, stable: str | None) -> dict[str, float]:
     try:
-        metrics = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["metrics"]
-        return {name: float(value) for name, value in metrics.items() if name.startswith("P_") and isinstance(value, int | float)}
+        heads = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["heads"]
+        return {name: float(measured["accuracy"]) for name, measured in heads.items() if measured}
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         return {}
 

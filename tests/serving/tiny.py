@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.contracts.model import HISTORY_LENGTH, MODEL_NAME, RANK_INPUTS, RANK_OUTPUT
+from evershelf.contracts.model import HISTORY_LENGTH, RANK_INPUTS, RANK_OUTPUT
 from evershelf.contracts.rungs import RUNGS
 
 DATA_AS_OF = date(2026, 3, 1)
@@ -182,8 +182,8 @@ def _model(folder: Path) -> None:
     inputs["history_items"][0, -1] = inputs["history_actions"][0, -1] = 1
     inputs["candidates"][0, : len(ITEMS)] = np.arange(1, len(ITEMS) + 1)
     scores = ranker(**{name: tf.constant(value) for name, value in inputs.items()})[RANK_OUTPUT].numpy()
-    golden = [{"inputs": {name: value.tolist() for name, value in inputs.items()}, "scores": scores.tolist()}]
-    (folder / "golden.json").write_text(json.dumps({"model": MODEL_NAME, "requests": golden, "tolerance": 1e-4}))
+    golden = [{"inputs": {name: value[0].tolist() for name, value in inputs.items()}, "scores": scores[0].tolist()}]
+    (folder / "golden.json").write_text(json.dumps({"requests": golden}))
     quality = dict(zip(RUNGS, (1.0, 1.0, 0.8, 0.8, 0.4), strict=True))
     (folder / "evaluation.json").write_text(json.dumps({"metrics": {"NDCG@10": 0.3}, "baselines": {}, "rung_quality": quality, "blessed": True, "why": "test"}))
     lineage = {"data_as_of": str(DATA_AS_OF), "tables": {"events": 0, "products": 0}, "seed": 7, "code_version": "test"}

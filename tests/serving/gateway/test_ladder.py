@@ -58,7 +58,7 @@ class ModelServer:
     def wait(self) -> None:
         admin = ModelServerAdmin(f"127.0.0.1:{self.port}")
         try:
-            eventually(lambda: _available(admin), patience=60)
+            eventually(lambda: _available(admin), patience=120)
         finally:
             admin.close()
 
@@ -82,7 +82,7 @@ def model_server(shop: Shop) -> Iterator[ModelServer]:
     server.kill()
 
 
-def _served_by(running: GatewayProcess, path: str, parameters: dict[str, Any], rung: str, patience: float = 40.0) -> dict[str, Any]:
+def _served_by(running: GatewayProcess, path: str, parameters: dict[str, Any], rung: str) -> dict[str, Any]:
     """Ask until a rung answers; whatever rung answers before must give a full answer too."""
 
     def ask() -> dict[str, Any] | None:
@@ -90,7 +90,7 @@ def _served_by(running: GatewayProcess, path: str, parameters: dict[str, Any], r
         assert answer["items"]
         return answer if answer["served_by"] == rung else None
 
-    answer: dict[str, Any] = eventually(ask, patience)
+    answer: dict[str, Any] = eventually(ask)
     return answer
 
 
@@ -104,6 +104,7 @@ def test_answers_go_down_when_the_model_server_dies_and_up_when_it_is_back(shop:
     assert shop.log.state().registrations[shop.first] == 1
     model_server.start()
     running = gateway(MODEL_SERVER__PORT=str(model_server.port), GATEWAY__DEADLINE="PT5S")
+    model_server.wait()
     live = {}
     for path, parameters in QUESTIONS:
         answer = _served_by(running, path, parameters, "live")
@@ -116,6 +117,7 @@ def test_answers_go_down_when_the_model_server_dies_and_up_when_it_is_back(shop:
         assert [skip["rung"] for skip in answer["skipped"]] == ["live"]
         assert _ids(answer) == live[str(parameters)]  # the same ranker in another place
     model_server.start()
+    model_server.wait()
     _served_by(running, *QUESTIONS[0], "live")
 
 

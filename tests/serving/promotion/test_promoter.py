@@ -113,7 +113,7 @@ def test_a_canary_whose_model_is_gone_is_rejected_and_no_shopper_goes_without(
 def test_other_scores_than_the_offline_model_gave_are_rejected(shop: Shop, model_server: ModelServerAdmin) -> None:
     def change(content: Path) -> None:
         golden = json.loads((content / "golden.json").read_bytes())
-        golden["requests"][0]["scores"][0][3] += 0.01
+        golden["requests"][0]["scores"][3] += 0.01
         (content / "golden.json").write_text(json.dumps(golden))
 
     promote(shop.first, "first", print)

@@ -99,8 +99,8 @@ def test_search_finds_other_forms_of_a_word_and_prefers_titles(store: SnapshotSt
 
 def test_the_ranker_gives_the_golden_scores(shop: Shop, store: SnapshotStore) -> None:
     for request in json.loads((shop.snapshots / shop.first / "golden.json").read_bytes())["requests"]:
-        inputs = {name: np.array(value, np.float32 if name == "history_ages" else np.int32) for name, value in request["inputs"].items()}
-        np.testing.assert_allclose(store.rank(inputs), request["scores"][0], rtol=1e-5)
+        inputs = {name: np.array([value], np.float32 if name == "history_ages" else np.int32) for name, value in request["inputs"].items()}
+        np.testing.assert_allclose(store.rank(inputs), request["scores"], rtol=1e-5)
 
 
 def test_an_item_that_no_product_describes_is_refused_by_name(shop: Shop) -> None:

@@ -1,0 +1,22 @@
+"""`evershelf bench`: benchmarks that print a ratio against a named peer."""
+
+import importlib
+import json
+
+import click
+
+from evershelf.errors import CommandFailed
+
+BENCHES = ("gateway_snapshot",)
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*BENCHES, "all"]))
+def bench(name: str) -> None:
+    """Run benchmark NAME, or all. Prints one JSON object per benchmark, from a checkout only."""
+    for one in BENCHES if name == "all" else (name,):
+        try:
+            measure = importlib.import_module(f"benchmarks.{one}").bench
+        except ModuleNotFoundError as error:
+            raise CommandFailed(f"{error.name} is not here. Nothing was measured; benchmarks run in a checkout, after `make setup`.") from None
+        click.echo(json.dumps(measure()))

@@ -1,0 +1,121 @@
+"""The door lets a day in whole, without raw ids, or refuses it by name."""
+
+import gzip
+import json
+import os
+from datetime import date
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from evershelf.pseudonyms import pseudonym
+from evershelf.settings import load_settings
+from evershelf.shops import ADAPTERS, door, landing
+from evershelf.shops.commands import ingest
+
+DAY = date(2011, 12, 1)
+HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+GOOD = HEADER + '1,22734,"A ""RED"", BAG",2,2011-12-01 08:32:00,1.5,17850.0,United Kingdom\n1,22735,MUG,2,2011-12-01 08:32:00,1.5,,United Kingdom\n'
+RETAIL = ADAPTERS["online_retail"]
+SIMULATED = ADAPTERS["simulator"]
+
+
+def deliver(folder: Path, content: bytes | str, name: str = "2011-12-01.csv") -> door.Delivery:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    (delivery,) = door.take_in(RETAIL, folder, DAY)
+    return delivery
+
+
+def landed(source: str = "lines", day: date = DAY) -> str:
+    (path,) = landing.landed_files(source, day)
+    return gzip.decompress(path.read_bytes()).decode()
+
+
+def test_door_replaces_user_ids_and_keeps_guests_and_quoted_text(home: Path, tmp_path: Path) -> None:
+    assert deliver(tmp_path / "raw", GOOD).outcome == "landed"
+    lines = landed().splitlines()
+    assert lines[1] == f'1,22734,"A ""RED"", BAG",2,2011-12-01 08:32:00,1.5,{pseudonym("17850")},United Kingdom,'
+    assert lines[2] == "1,22735,MUG,2,2011-12-01 08:32:00,1.5,,United Kingdom,"
+
+
+def test_door_never_writes_a_raw_id_under_home(home: Path, tmp_path: Path) -> None:
+    broken = GOOD + "only,three,17850.0\n" + "9" * 10_000 + "\n"
+    assert deliver(tmp_path / "raw", broken).broken == 2
+    assert all(b"17850" not in _content(path) and b"9999" not in _content(path) for path in home.rglob("*") if path.is_file())
+
+
+def _content(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def test_door_hashes_an_id_of_ten_kilobytes_like_any_other(home: Path, tmp_path: Path) -> None:
+    long = "x" * 10_000
+    assert deliver(tmp_path / "raw", GOOD.replace("17850.0", long)).outcome == "landed"
+    assert pseudonym(long) in landed()
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "reason"),
+    [
+        (b"", "2011-12-01.csv", "the file is empty"),
+        (HEADER, "2011-12-01.csv", "it has no rows"),
+        (os.urandom(5000) + b"\0", "2011-12-01.csv", "binary"),
+        (gzip.compress(GOOD.encode())[:60], "2011-12-01.csv.gz", "half-written"),
+        (b"not gzip at all", "2011-12-01.csv.gz", "damaged"),
+        (GOOD.replace("CustomerID", "Client"), "2011-12-01.csv", "the column CustomerID is missing"),
+        (GOOD.replace("MUG", "M\xdcG").encode("latin-1"), "2011-12-01.csv", "not UTF-8"),
+        (HEADER + "a,b\nc,d\n", "2011-12-01.csv", "no line of it can be read"),
+    ],
+)
+def test_door_refuses_what_it_cannot_read_by_name(home: Path, tmp_path: Path, content: bytes | str, name: str, reason: str) -> None:
+    delivery = deliver(tmp_path / "raw", content, name)
+    assert delivery.outcome == "rejected"
+    refused = landing.rejection("lines", DAY)
+    assert refused is not None
+    assert (refused.file, reason in refused.reason) == (name, True), refused
+    assert landing.landed_files("lines", DAY) == []
+
+
+def test_a_good_delivery_replaces_a_refused_one_and_the_same_again_changes_nothing(home: Path, tmp_path: Path) -> None:
+    deliver(tmp_path / "raw", b"")
+    assert deliver(tmp_path / "raw", GOOD).outcome == "landed"
+    assert landing.rejection("lines", DAY) is None
+    (path,) = landing.landed_files("lines", DAY)
+    before = path.stat()
+    assert deliver(tmp_path / "raw", GOOD).outcome == "unchanged"
+    assert path.stat() == before
+
+
+def test_an_unreadable_delivery_leaves_the_good_one_that_is_inside(home: Path, tmp_path: Path) -> None:
+    deliver(tmp_path / "raw", GOOD)
+    inside = landed()
+    assert deliver(tmp_path / "raw", b"").outcome == "rejected"
+    assert (landed(), landing.rejection("lines", DAY)) == (inside, None)
+
+
+def test_json_lines_that_cannot_be_read_travel_on_without_their_text(home: Path, tmp_path: Path) -> None:
+    day = tmp_path / "raw" / DAY.isoformat()
+    day.mkdir(parents=True)
+    good = {"event_id": "1", "user_id": 17850, "type": "search", "query": "🎁 emoji", "email": "somebody@example.com"}
+    (day / "events.jsonl").write_text(json.dumps(good) + '\n{"user_id": "17850", "typ\n\n[1]\n{"user_id": "\\ud800"}\n')
+    (delivery,) = door.take_in(SIMULATED, tmp_path / "raw", DAY)
+    assert (delivery.rows, delivery.broken) == (4, 3)
+    rows = [json.loads(line) for line in landed("events").splitlines()]
+    assert rows[0] == {"event_id": "1", "user_id": pseudonym("17850"), "type": "search", "query": "🎁 emoji"}
+    assert [list(row) for row in rows[1:]] == [["_broken"]] * 3
+
+
+def test_ingest_takes_the_other_days_in_and_exits_with_an_error(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_SHOP__ADAPTER", "online_retail")
+    load_settings.cache_clear()
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for day, content in (("2011-11-30", GOOD), ("2011-12-01", ""), ("2011-12-02", GOOD)):
+        (raw / f"{day}.csv").write_text(content)
+    outcome = CliRunner().invoke(ingest, ["--data", str(raw), "--from", "2011-12-01", "--json"])
+    assert outcome.exit_code == 3
+    report = json.loads(outcome.stdout.splitlines()[-1])
+    assert report["rejected"] == [{"day": "2011-12-01", "source": "lines", "file": "2011-12-01.csv", "reason": "the file is empty"}]
+    assert landing.landing_days(("lines",)) == [date(2011, 12, 1), date(2011, 12, 2)]

@@ -1,0 +1,300 @@
+"""lake_daily: what comes out depends on the landings alone, and every row of a landing day is accounted for."""
+
+import gzip
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from evershelf import lake
+from evershelf.contracts import LAKE_TABLES
+from evershelf.settings import load_settings
+from evershelf.shops import ADAPTERS, door, landing
+from spark_jobs import lake_daily
+from spark_jobs.lake_daily import DayReport, changed_days
+from spark_jobs.session import spark_session
+
+pytestmark = pytest.mark.slow
+
+MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 11, day) for day in (16, 17, 18, 19))
+RETAIL_DAY = date(2011, 12, 8)
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    session = spark_session("tests")
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def run(home: Path, spark: SparkSession) -> Callable[..., DayReport]:
+    def once(day: date, **options: Any) -> DayReport:
+        return lake_daily.run_day(spark, ADAPTERS[load_settings().shop.adapter], day, **options)
+
+    return once
+
+
+def event(number: int, day: date, **fields: Any) -> Row:
+    return {
+        "event_id": f"e{number}",
+        "event_time": f"{day}T12:00:00Z",
+        "received_at": f"{day}T12:00:01Z",
+        "user_id": f"u{number % 3}",
+        "type": "view",
+        "item_id": f"i{number}",
+        **fields,
+    }
+
+
+def order(number: int, day: date, **fields: Any) -> Row:
+    return {
+        "order_id": f"o{number}", "line_id": "1", "ordered_at": f"{day}T12:00:00Z", "user_id": "u1", "item_id": "i1", "quantity": 1, "price": 2.5, "currency": "GBP", **fields
+    }  # fmt: skip
+
+
+def product(number: int, day: date, **fields: Any) -> Row:
+    return {"item_id": f"i{number}", "title": f"Oak Lamp {number}", "price": 2.5, "currency": "GBP", "valid_from": f"{day}T00:00:00Z", **fields}
+
+
+def land(source: str, day: date, rows: list[Row | str], name: str = "door.jsonl.gz") -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    landing.land(source, day, name, gzip.compress("\n".join(lines).encode() + b"\n"))
+
+
+def land_day(day: date, events: list[Row | str]) -> None:
+    land("events", day, events)
+    land("orders", day, [order(day.day, day)])
+    land("products", day, [product(number, day) for number in (1, 2)])
+
+
+def content() -> dict[str, list[str]]:
+    """Return every row of every table, as text and in order; code_version aside."""
+    tables = {}
+    for name in LAKE_TABLES:
+        rows = lake.read(name).to_pylist()
+        tables[name] = sorted(json.dumps({key: value for key, value in row.items() if key != "code_version"}, default=str, sort_keys=True) for row in rows)
+    return tables
+
+
+def reconciled() -> dict[tuple[date, str], tuple[int, int, int, int]]:
+    rows = lake.read("reconciliation").to_pylist()
+    return {(r["landing_dt"], r["source"]): (r["rows_in"], r["rows_clean"], r["rows_quarantined"], r["rows_deduplicated"]) for r in rows}
+
+
+def test_each_broken_row_goes_to_quarantine_under_its_reason_and_the_sum_holds(run: Callable[..., DayReport]) -> None:
+    bad: dict[str, Row | str] = {
+        "unreadable line": '{"event_id": "x',
+        "missing key": event(1, MONDAY, event_id=""),
+        "bad time": event(2, MONDAY, event_time="yesterday"),
+        "unknown type": event(3, MONDAY, type="dance"),
+        "field too long": event(4, MONDAY, type="search", query="q" * 10_000),
+        "missing item": event(6, MONDAY, item_id=None),
+        "missing query": event(7, MONDAY, type="search", query=" "),
+        "unknown currency": event(8, MONDAY, price=1, currency="XXX"),
+        "price not positive": event(9, MONDAY, price=0, currency="GBP"),
+        "quantity not positive": event(10, MONDAY, quantity=-1),
+        "position not positive": event(11, MONDAY, position="first"),
+        "propensity outside 0 to 1": event(12, MONDAY, propensity=1.5),
+        "too late": event(13, MONDAY - timedelta(days=3)),
+        "in the future": event(14, TUESDAY),
+    }
+    good: list[Row | str] = [event(number, MONDAY) for number in range(100, 150)]
+    good.append(event(200, MONDAY, type="search", query="🎁 für Oma", item_id=None, slate=["i1", "i2"], propensity=0.5, position=2))
+    land_day(MONDAY, [*good, *bad.values(), good[0], good[0]])
+    report = run(MONDAY)
+    assert report.outcome == "published", report.why
+    assert report.counts["events"].reasons == dict.fromkeys(bad, 1)
+    assert reconciled()[MONDAY, "events"] == (67, 51, 14, 2)
+    assert Counter(lake.read("quarantine").column("reason").to_pylist()) == Counter(list(bad))
+    emoji = next(row for row in lake.read("events").to_pylist() if row["event_id"] == "e200")
+    assert (emoji["query"], emoji["slate"], emoji["position"]) == ("🎁 für Oma", ["i1", "i2"], 2)
+    assert lake.open_table("events").version() == 1  # one commit
+
+
+def test_late_rows_join_their_own_day_in_any_order_of_runs_and_repetitions(run: Callable[..., DayReport], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deliver() -> None:
+        land_day(MONDAY, [event(1, MONDAY), event(2, MONDAY), event(2, MONDAY)])
+        land_day(TUESDAY, [event(3, TUESDAY), event(4, MONDAY), event(1, MONDAY, item_id="repeated")])
+        land_day(WEDNESDAY, [event(5, WEDNESDAY), event(6, MONDAY), event(4, MONDAY), event(3, TUESDAY)])
+        land("gateway", TUESDAY, [event(7, TUESDAY, request_id="r", rung="live"), event(7, TUESDAY, request_id="r", rung="live")])
+
+    orders = [(MONDAY, TUESDAY, WEDNESDAY), (WEDNESDAY, TUESDAY, MONDAY), (TUESDAY, WEDNESDAY, MONDAY, TUESDAY)]
+    results = []
+    for index, days in enumerate(orders):
+        monkeypatch.setenv("EVERSHELF_HOME", str(home / str(index)))
+        load_settings.cache_clear()
+        deliver()
+        for day in days:
+            assert run(day).outcome == "published"
+        results.append(content())
+    assert results[0] == results[1] == results[2]
+    events = {(row["event_id"], row["dt"], row["landing_dt"], row["item_id"]) for row in lake.read("events").to_pylist()}
+    assert {(key, dt, landed) for key, dt, landed, _ in events} == {
+        ("e1", MONDAY, MONDAY), ("e2", MONDAY, MONDAY), ("e4", MONDAY, TUESDAY), ("e6", MONDAY, WEDNESDAY),
+        ("e3", TUESDAY, TUESDAY), ("e7", TUESDAY, TUESDAY), ("e5", WEDNESDAY, WEDNESDAY),
+    }  # fmt: skip
+    assert ("e1", MONDAY, MONDAY, "i1") in events  # the first landing's row stays
+    assert {key: value for key, value in reconciled().items() if key[1] == "events"} == {
+        (MONDAY, "events"): (3, 2, 0, 1), (TUESDAY, "events"): (3, 2, 0, 1), (WEDNESDAY, "events"): (4, 2, 0, 2),
+    }  # fmt: skip
+
+
+def test_a_held_day_is_recorded_and_the_tables_keep_what_they_had(run: Callable[..., DayReport]) -> None:
+    for day in (MONDAY, TUESDAY, WEDNESDAY):
+        land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(200)])
+        assert run(day).outcome == "published"
+    tables = ("events", "orders", "products", "quarantine")
+    before = {name: rows for name, rows in content().items() if name in tables}
+
+    def held(why: str) -> None:
+        report = run(THURSDAY)
+        assert (report.outcome, why in str(report.why)) == ("held", True), report.why
+        assert {name: rows for name, rows in content().items() if name in tables} == before
+        recorded = [row for row in lake.read("reconciliation").to_pylist() if row["landing_dt"] == THURSDAY]
+        assert recorded
+        assert all(row["outcome"] == "held" and why in row["why"] for row in recorded)
+
+    held("no file landed")
+    landing.reject("events", THURSDAY, landing.Rejection(file="events.jsonl", reason="the file is empty"))
+    held("the file is empty")
+    land_day(THURSDAY, [event(number, THURSDAY) for number in range(3)])
+    held("0.015 times the rows of its usual day")
+    land_day(THURSDAY, [{key: value for key, value in event(number, THURSDAY).items() if key != "type"} for number in range(200)])
+    held("no row has the column type")
+    land_day(THURSDAY, [event(number, THURSDAY, event_id=f"t{number}" if number % 2 else None) for number in range(200)])
+    held("only 50% of its rows have a readable key")
+    (landing.landing_folder("orders", THURSDAY) / "door.jsonl.gz").unlink()
+    held("no file of orders landed")
+    land_day(THURSDAY, [event(number, THURSDAY, event_id=f"t{number}") for number in range(200)])
+    assert run(THURSDAY).outcome == "published"
+
+
+def test_a_day_that_needs_a_held_one_waits_for_it(run: Callable[..., DayReport]) -> None:
+    land_day(MONDAY, [event(number, MONDAY) for number in range(10)])
+    assert run(MONDAY).outcome == "published"
+    (landing.landing_folder("orders", MONDAY) / "door.jsonl.gz").unlink()
+    assert run(MONDAY).outcome == "held"
+    land_day(TUESDAY, [event(100, TUESDAY), event(101, MONDAY)])
+    report = run(TUESDAY)
+    assert report.outcome == "held"
+    assert "published before and is held back now" in str(report.why)
+    assert lake.read("events").num_rows == 10
+
+
+def test_gateways_alone_are_published_only_when_asked(run: Callable[..., DayReport]) -> None:
+    land("gateway", MONDAY, [event(1, MONDAY)])
+    assert run(MONDAY).outcome == "held"
+    assert run(MONDAY, partial=True).outcome == "published"
+    assert lake.read("events").num_rows == 1
+
+
+def test_a_day_that_grew_after_it_was_published_runs_again(run: Callable[..., DayReport]) -> None:
+    land_day(MONDAY, [event(1, MONDAY)])
+    run(MONDAY)
+    land_day(TUESDAY, [event(2, TUESDAY)])
+    assert changed_days(ADAPTERS["simulator"], TUESDAY) == []
+    land("gateway", MONDAY, [event(3, MONDAY)], name="segment-1.jsonl.gz")
+    assert changed_days(ADAPTERS["simulator"], TUESDAY) == [MONDAY]
+
+
+def test_rows_taken_out_of_a_landing_leave_the_tables(run: Callable[..., DayReport]) -> None:
+    land_day(MONDAY, [event(1, MONDAY)])
+    land_day(TUESDAY, [event(2, TUESDAY), event(3, MONDAY)])
+    run(MONDAY), run(TUESDAY)
+    land_day(TUESDAY, [event(2, TUESDAY)])
+    run(TUESDAY)
+    assert sorted(lake.read("events").column("event_id").to_pylist()) == ["e1", "e2"]
+
+
+RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
+1,85123a,"WHITE  HANGING, HOLDER ",6,2011-12-08 08:26:00,2.55,17850.0,United Kingdom
+1,85123A,NEWER HOLDER,6,2011-12-08 09:26:00,2.75,,United Kingdom
+1,85123A,NEWER HOLDER,6,2011-12-08 09:26:00,2.75,,United Kingdom
+2,22734,RED BAG,300,2011-12-08 10:00:00,1.00,17850.0,United Kingdom
+C3,22734,RED BAG,-1,2011-12-08 11:00:00,1.00,17850.0,United Kingdom
+A4,B,Adjust bad debt,1,2011-12-08 12:00:00,11062.06,,United Kingdom
+5,POST,POSTAGE,1,2011-12-08 12:00:00,18.00,17850.0,France
+6,22734,,-5,2011-12-08 12:00:00,0.00,,United Kingdom
+7,22734,RED BAG,-5,2011-12-08 12:00:00,1.00,,United Kingdom
+8,22734,three fields
+"""
+
+
+def test_order_lines_become_events_orders_and_products(run: Callable[..., DayReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_SHOP__ADAPTER", "online_retail")
+    monkeypatch.setenv("EVERSHELF_LAKE__MAX_QUARANTINED_SHARE", "0.6")
+    load_settings.cache_clear()
+    (tmp_path / "2011-12-08.csv").write_text(RETAIL)
+    door.take_in(ADAPTERS["online_retail"], tmp_path, RETAIL_DAY)
+    report = run(RETAIL_DAY)
+    assert report.outcome == "published", report.why
+    assert report.counts["lines"].reasons == {
+        "adjustment of accounts": 1, "not a product": 1, "price not positive": 1, "quantity not positive": 1, "unreadable line": 1,
+    }  # fmt: skip
+    assert reconciled()[RETAIL_DAY, "lines"] == (10, 4, 5, 1)
+    orders = {row["order_id"] + row["item_id"] + str(row["price"]): row for row in lake.read("orders").to_pylist()}
+    assert {key: (row["quantity"], row["transaction_class"]) for key, row in orders.items()} == {
+        "185123A2.55": (6, "kept"), "185123A2.75": (6, "kept"), "2227341.0": (300, "bulk"), "C3227341.0": (1, "cancelled"),
+    }  # fmt: skip
+    assert orders["185123A2.75"]["user_id"] is None
+    events = lake.read("events").to_pylist()
+    assert Counter(row["session_id"] for row in events) == {"1": 2, "2": 1}
+    products = {row["item_id"]: (row["title"], row["price"], row["category_path"]) for row in lake.read("products").to_pylist()}
+    assert products == {"85123A": ("NEWER HOLDER", 2.65, "Storage"), "22734": ("RED BAG", 1.0, "Bags")}
+
+
+@pytest.mark.timeout(600)
+def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_does_not_mend(home: Path, run: Callable[..., DayReport]) -> None:
+    for day in (MONDAY, TUESDAY):
+        land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(50)] + [event(number, MONDAY) for number in range(60, 70)])
+        assert run(day).outcome == "published"
+    wanted = content()
+    extra = event(500, MONDAY)
+    land_day(
+        TUESDAY, [event(number, TUESDAY, event_id=f"{TUESDAY}{number}") for number in range(50)] + [event(number, MONDAY) for number in range(60, 70)] + [extra]
+    )
+    run(TUESDAY)
+    restated = content()
+    assert restated != wanted
+
+    root = home / "lake"
+    moments: list[Callable[[], bool]] = [
+        lambda: any((root / "events").glob(".aside-*/dt=*/*.parquet")),  # files are being written
+        lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, orders are not
+        lambda: (root / "quarantine" / "_delta_log" / f"{version('quarantine') + 1:020d}.json").exists(),  # everything but the reconciliation is in
+    ]
+    versions = {}
+
+    def version(name: str) -> int:
+        return versions[name]
+
+    for moment in moments:
+        versions = {name: lake.open_table(name).version() for name in LAKE_TABLES}
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", TUESDAY.isoformat()], stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            while not moment() and driver.poll() is None:
+                time.sleep(0.001)
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+        for name in LAKE_TABLES:  # whole commits only: every table still reads
+            lake.read(name)
+        assert run(TUESDAY).outcome == "published"
+        assert content() == restated
