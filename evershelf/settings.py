@@ -66,7 +66,7 @@ class LakeSettings(Section):
 
 class TrainingSettings(Section):
     ranks: Positive = 2
-    epochs: Positive = 16
+    epochs: Positive = 12
     batch_size: Positive = 16  # sequences per rank
     width: Positive = 64
     blocks: Positive = 1

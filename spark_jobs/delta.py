@@ -8,14 +8,18 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
+from pyarrow.dataset import dataset, partitioning
 from pyspark.sql import DataFrame, SparkSession
 
 from evershelf import lake
@@ -33,36 +37,59 @@ def create_tables(spark: SparkSession) -> None:
             DeltaTable.create(lake.table_url(table.name), Schema.from_json(schema), mode="ignore", partition_by=[table.partition], name=table.name)
 
 
-def replace_days(rows: DataFrame, table: Table, days: Sequence[date], about: Mapping[str, object]) -> None:
-    """Replace a table's partitions of some days by these rows, in one commit; killed at any moment, the table is as before or as after.
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Rows of some days, written aside: the table's files to be, which nobody reads yet."""
 
-    Args:
-        rows: the table's columns; no row is of another day.
-        about: kept with the commit as `userMetadata`.
+    table: Table
+    days: tuple[date, ...]
+    folder: Path
 
-    Raises:
-        CommandFailed: somebody else changed the same days at the same moment.
-    """
-    url = lake.table_url(table.name)
-    root = local_path(url)
-    aside = root / f"{ASIDE}{uuid.uuid4().hex}"
-    try:
-        rows.write.partitionBy(table.partition).option("compression", "snappy").parquet(str(aside))
-        flush_tree(aside)
-        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, table.partition) for path in sorted(aside.glob(f"{table.partition}=*/*.parquet"))]
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        """Read columns back, for the audit."""
+        return dataset(self.folder, format="parquet", schema=self._schema(), partitioning=partitioning(flavor="hive")).to_table(columns=list(columns))
+
+    def _schema(self) -> pa.Schema:
+        return pa.schema(lake.open_table(self.table.name).schema().to_arrow())
+
+    def publish(self, about: Mapping[str, object]) -> None:
+        """Replace the table's partitions of these days, in one commit; killed at any moment, the table is as before or as after.
+
+        Args:
+            about: kept with the commit as `userMetadata`.
+
+        Raises:
+            CommandFailed: somebody else changed the same days at the same moment.
+        """
+        url, partition = lake.table_url(self.table.name), self.table.partition
+        root = local_path(url)
+        flush_tree(self.folder)
+        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in sorted(self.folder.glob(f"{partition}=*/*.parquet"))]
         opened = DeltaTable(url)
-        opened.create_write_transaction(
-            added,
-            mode="overwrite",
-            schema=opened.schema(),
-            partition_by=[table.partition],
-            partition_filters=[(table.partition, "in", [day.isoformat() for day in days])],
-            commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}),
-        )
-    except DeltaError as error:
-        raise CommandFailed(f"{table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
+        try:
+            opened.create_write_transaction(
+                added,
+                mode="overwrite",
+                schema=opened.schema(),
+                partition_by=[partition],
+                partition_filters=[(partition, "in", [day.isoformat() for day in self.days])],
+                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}),
+            )
+        except DeltaError as error:
+            raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
+
+
+@contextmanager
+def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]]) -> Iterator[list[Staged]]:
+    """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone."""
+    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), local_path(lake.table_url(name)) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    try:
+        for one in staging:
+            rows[one.table.name].write.partitionBy(one.table.partition).parquet(str(one.folder))
+        yield staging
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for one in staging:
+            shutil.rmtree(one.folder, ignore_errors=True)
 
 
 def _put_in_place(path: Path, root: Path, partition: str) -> AddAction:

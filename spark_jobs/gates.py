@@ -5,26 +5,26 @@ Both are fatal: a day that fails is held back and the tables keep what they had.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, reduce
-from typing import Any, cast
+from functools import cache
+from typing import Any
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # before the import: nothing is sent anywhere
 
 import great_expectations as gx
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from great_expectations.core.batch_definition import BatchDefinition
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
 from great_expectations.expectations.core.expect_column_values_to_be_in_set import ExpectColumnValuesToBeInSet
 from great_expectations.expectations.expectation import Expectation
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
-from evershelf.contracts import EVENT_TYPES, LAKE_TABLES, TRANSACTION_CLASSES
-from evershelf.contracts.tables import Table
+from evershelf.contracts import EVENT_TYPES, TRANSACTION_CLASSES
 from evershelf.settings import Settings
+from spark_jobs.delta import Staged
 
 logging.getLogger("great_expectations").setLevel(logging.ERROR)
 
@@ -68,34 +68,38 @@ def wrong_with_landing(profile: Profile, settings: Settings) -> list[str]:
     return [f"{profile.source}: {says.format(**asdict(profile))}" for says in _broken("landed", frame, suite)]
 
 
-def wrong_with_rows(tables: Mapping[str, DataFrame], settings: Settings) -> list[str]:
-    """Return what is wrong with rows that are about to be published: table -> rows.
+def wrong_with_rows(tables: Iterable[Staged], settings: Settings) -> list[str]:
+    """Return what is wrong with rows that are about to be published.
 
-    Great Expectations reads Spark rows once per kind of expectation. Here one pass over all tables counts the rows that break each promise of the contract,
-    and the suite judges the counts.
+    Great Expectations would read the rows once per kind of expectation. Here one pass counts the rows that break each promise of the contract, and the suite
+    judges the counts.
     """
-    promises = [(name, says, count) for name in tables for says, count in _promises(LAKE_TABLES[name], settings)]
-    counted = [
-        rows.agg(*(F.expr(count).alias(f"promise_{place}") for place, (of, _, count) in enumerate(promises) if of == name)) for name, rows in tables.items()
+    counts = {f"table {staged.table.name}: {says}": rows for staged in tables for says, rows in _broken_promises(staged, settings).items()}
+    suite: list[Expectation] = [
+        ExpectColumnValuesToBeBetween(column=says, max_value=0, meta={"says": f"{says} ({rows} rows)"}) for says, rows in counts.items()
     ]
-    frame = cast("pd.DataFrame", reduce(DataFrame.crossJoin, counted).toPandas())
-    suite = [
-        ExpectColumnValuesToBeBetween(column=f"promise_{place}", max_value=0, meta={"says": f"table {name}: {int(frame.iloc[0, place])} rows: {says}"})
-        for place, (name, says, _) in enumerate(promises)
-    ]
-    return _broken("clean", frame, suite)
+    return _broken("clean", pd.DataFrame([counts]), suite)
 
 
-def _promises(table: Table, settings: Settings) -> list[tuple[str, str]]:
-    """Return what the contract promises of a table: what is wrong, and SQL that counts the rows where it is."""
-    columns = table.columns
+def _broken_promises(staged: Staged, settings: Settings) -> dict[str, int]:
+    """Count, for each promise that the contract makes of a table, the rows that break it."""
+    table = staged.table
     allowed = {**VALUES, "currency": settings.shop.currencies}
-    broken = {f"{name} is missing": f"`{name}` IS NULL" for name, column in columns.items() if column.required}
-    broken |= {f"{name} is not allowed": f"`{name}` NOT IN (" + ", ".join(f"'{value}'" for value in allowed[name]) + ")" for name in allowed if name in columns}
-    broken |= {f"{name} is not positive": f"`{name}` <= 0" for name in POSITIVE if name in columns}
-    counts = [(says, f"count_if({condition})") for says, condition in broken.items()]
-    key = ", ".join(f"`{name}`" for name in (table.partition, *table.key))
-    return [*counts, (f"{', '.join(table.key)} is not unique", f"count(*) - count(DISTINCT {key})")]
+    required = [name for name, column in table.columns.items() if column.required]
+    rows = staged.rows(list(dict.fromkeys([*required, *(name for name in (*allowed, *POSITIVE) if name in table.columns)])))
+    counts = {f"{name} is missing": rows[name].null_count for name in required}
+    counts |= {
+        f"{name} is not allowed": _count(pc.invert(pc.is_in(rows[name].drop_null(), pa.array(values))))
+        for name, values in allowed.items()
+        if name in table.columns
+    }
+    counts |= {f"{name} is not positive": _count(pc.less_equal(rows[name], 0)) for name in POSITIVE if name in table.columns}
+    counts[f"{', '.join(table.key)} is not unique"] = rows.num_rows - rows.group_by([table.partition, *table.key]).aggregate([]).num_rows
+    return counts
+
+
+def _count(yes: Any) -> int:
+    return pc.sum(yes).as_py() or 0
 
 
 @cache

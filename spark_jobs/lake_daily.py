@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -38,7 +38,7 @@ from evershelf.shops.adapter import Adapter, Source
 from evershelf.storage import local_path
 from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
 from evershelf.version import code_version
-from spark_jobs.delta import create_tables, replace_days
+from spark_jobs.delta import create_tables, staged
 from spark_jobs.gates import Profile, wrong_with_landing, wrong_with_rows
 from spark_jobs.landed_rows import families, fed_rows, judged_rows, mark_repetitions, quarantined_rows, read_rows
 from spark_jobs.session import spark_session
@@ -161,8 +161,7 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
         if landed >= day:
             _check_sum(adapter.source(name), landed, one)
 
-    tables = {feed.table: LAKE_TABLES[feed.table] for feed in adapter.feeds}
-    published = _published_days(tables.values(), day, reach)
+    published = _published_days({feed.table for feed in adapter.feeds}, day, reach)
     accepted = {landed for landed, _ in wanted}
     if stranded := {landed for landings in published.values() for landed in landings} - accepted:
         raise _Held(
@@ -170,22 +169,19 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
         )
     rebuilt = sorted({dt for one in mine.values() for dt in one.days} | {dt for dt, landings in published.items() if day in landings})
     frames = {}
-    for table in tables.values():
-        fed = [
-            fed_rows(rows[feed.family].where(F.col("dt").isin(rebuilt)), feed, table, settings)
-            for feed in adapter.feeds
-            if feed.table == table.name and feed.family in rows
-        ]
-        if fed:
+    for table in {feed.table: LAKE_TABLES[feed.table] for feed in adapter.feeds}.values():
+        feeds = [feed for feed in adapter.feeds if feed.table == table.name and feed.family in rows]
+        if feeds and rebuilt:
+            fed = (fed_rows(rows[feed.family].where(F.col("dt").isin(rebuilt)), feed, table, settings) for feed in feeds)
             frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1)
-    if wrong := wrong_with_rows(frames, settings):
-        raise _Held(day, "; ".join(wrong), mine)
-
+    quarantined = (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values())
+    frames["quarantine"] = reduce(DataFrame.unionByName, quarantined).coalesce(1)
     about = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed in accepted})}
-    quarantined = reduce(DataFrame.unionByName, (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values()))
-    for name, frame in frames.items():
-        replace_days(frame, tables[name], rebuilt, about)
-    replace_days(quarantined.coalesce(1), LAKE_TABLES["quarantine"], [day], about)
+    with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}) as written:
+        if wrong := wrong_with_rows(written, settings):
+            raise _Held(day, "; ".join(wrong), mine)
+        for table_files in written:
+            table_files.publish(about)
     later = {key: value for key, value in counts.items() if key[0] >= day}  # a landing that came before keeps its rows whatever comes after it
     _reconcile(day, later, why=None)
     return mine
@@ -216,7 +212,7 @@ def _family_rows(spark: SparkSession, sources: Sequence[Source], wanted: Sequenc
     return mark_repetitions(reduce(DataFrame.unionByName, frames)).cache() if frames else None
 
 
-def count_outcomes(frames: Any) -> Counts:
+def count_outcomes(frames: Iterable[DataFrame]) -> Counts:
     """Count in one pass what became of every row."""
     slim = [frame.select("landing_dt", "source", "reason", "repeated", "seen", "dt") for frame in frames]
     rows = (
@@ -276,12 +272,12 @@ def _gate_landing(day: date, sources: Sequence[Source], counts: Mapping[str, Sou
         raise _Held(day, "; ".join(wrong), counts)
 
 
-def _published_days(tables: Any, day: date, reach: int) -> dict[date, set[date]]:
+def _published_days(tables: Iterable[str], day: date, reach: int) -> dict[date, set[date]]:
     """Return which landings the published rows of the days within reach come from."""
     found: dict[date, set[date]] = {}
     for table in tables:
         first = day - timedelta(days=reach)
-        rows = lake.read(table.name, columns=["dt", "landing_dt"], filters=[("dt", ">=", first), ("dt", "<=", day)])
+        rows = lake.read(table, columns=["dt", "landing_dt"], filters=[("dt", ">=", first), ("dt", "<=", day)])
         for pair in rows.group_by(["dt", "landing_dt"]).aggregate([]).to_pylist():
             found.setdefault(pair["dt"], set()).add(pair["landing_dt"])
     return found

@@ -69,13 +69,13 @@ def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Path]) -> Dat
 
 def judged_rows(rows: DataFrame, source: Source, settings: Settings) -> DataFrame:
     """Give rows their typed columns, and `reason`: the name of the first rule that a row breaks, or null."""
-    typed = {name: F.expr(filled(sql, settings)) for name, sql in source.typed.items()}
     late = f"dt < date_sub(landing_dt, {settings.lake.restated_days})"
     rules = {**source.rules, "too late": late, "in the future": "dt > landing_dt"}
-    reason = F.coalesce(*(F.when(F.expr(filled(sql, settings)), F.lit(name)) for name, sql in rules.items()))
-    beside = rows.withColumns({name: column for name, column in typed.items() if name not in rows.columns})  # rules see the raw column where both have the name
-    taken = [F.col(name) if name not in rows.columns else column.alias(name) for name, column in typed.items()]
-    return beside.withColumn("reason", reason).select(*TRAVELS, "reason", *taken)
+    cases = " ".join(f"WHEN {filled(sql, settings)} THEN '{name}'" for name, sql in rules.items())
+    # rules see the raw column where a typed one has the same name
+    beside = rows.selectExpr("*", *(f"{filled(sql, settings)} AS `{name}`" for name, sql in source.typed.items() if name not in source.columns))
+    typed = (f"{filled(sql, settings)} AS `{name}`" if name in source.columns else f"`{name}`" for name, sql in source.typed.items())
+    return beside.selectExpr(*TRAVELS, f"CASE {cases} END AS reason", *typed)
 
 
 def mark_repetitions(rows: DataFrame) -> DataFrame:
@@ -89,14 +89,13 @@ def mark_repetitions(rows: DataFrame) -> DataFrame:
 
 def fed_rows(family: DataFrame, feed: Feed, table: Table, settings: Settings) -> DataFrame:
     """Turn a family's accepted rows into rows of a table."""
-    values = {name: F.expr(filled(sql, settings)).cast(table.columns[name].type).alias(name) for name, sql in feed.columns.items()}
-    rows = family.where("reason IS NULL AND NOT repeated").where(filled(feed.where, settings))
-    missing = [F.lit(None).cast(column.type).alias(name) for name, column in table.columns.items() if name not in {*values, "dt", "landing_dt"}]
+    values = {name: f"CAST({filled(feed.columns.get(name, 'NULL'), settings)} AS {column.type}) AS `{name}`" for name, column in table.columns.items()}
+    rows = family.where(f"reason IS NULL AND NOT repeated AND ({filled(feed.where, settings)})")
     if feed.per:
-        rows = rows.groupBy("dt", *feed.per).agg(F.max("landing_dt").alias("landing_dt"), *values.values()).select("dt", "landing_dt", *feed.columns, *missing)
-    else:
-        rows = rows.select("dt", "landing_dt", *values.values(), *missing)
-    return rows.select(*table.columns)
+        columns = [F.expr(values[name]) for name in feed.columns]
+        rows = rows.groupBy("dt", *feed.per).agg(F.max("landing_dt").alias("landing_dt"), *columns)
+        values |= {name: f"`{name}`" for name in feed.columns}
+    return rows.selectExpr(*({**values, "dt": "dt", "landing_dt": "landing_dt"}[name] for name in table.columns))
 
 
 def quarantined_rows(family: DataFrame) -> DataFrame:

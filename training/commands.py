@@ -92,9 +92,7 @@ def train_model(settings: Settings, say: Say) -> str:
         with FileLock(work.with_suffix(".lock"), timeout=0):
             words, features = vocabulary.build(shop)
             prepared = examples.prepare(shop, words, features, settings.training.seed)
-            say(
-                f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers and guests, {len(shop.items)} items, {settings.training.ranks} ranks"
-            )
+            say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {settings.training.ranks} ranks")
             prepared.save(work / loop.EXAMPLES)
             (work / loop.PARAMETERS).write_text(settings.training.model_dump_json())
             gang.run(work, settings.training.ranks, lambda epoch: _tell(epoch, say))

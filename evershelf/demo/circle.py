@@ -108,12 +108,12 @@ class Circle:
         words = [word.lower() for title in titles["title"] for word in title.split() if len(word) > 3 and word.isalpha()]
         plan = Plan(
             urls=self.settings.gateway_urls,
-            answers=self.answers.path,
+            answers=str(self.answers.path),
             rate=RATE,
             users=tuple(sorted(self.known_users())),
             items=tuple(sorted(set(titles["item_id"]))),
             queries=tuple(random.Random(7).sample(words, min(500, len(words)))),
-            truth=None if self.data else self.raw / TRUTH,
+            truth=None if self.data else str(self.raw / TRUTH),
             seed=len(self.workshop.jobs),  # a second crowd must not repeat the first one's event ids
         )
         path = self.settings.home / "shoppers.json"

@@ -40,12 +40,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     urls: tuple[str, ...]
-    answers: Path
+    answers: str
     rate: float
     users: tuple[str, ...]
     items: tuple[str, ...]
     queries: tuple[str, ...]
-    truth: Path | None = None
+    truth: str | None = None
     seed: int = 7
 
 
@@ -55,9 +55,9 @@ class Crowd:
     def __init__(self, plan: Plan, client: httpx.AsyncClient) -> None:
         self._plan, self._client = plan, client
         self._random, self._numbers = random.Random(plan.seed), np.random.default_rng(plan.seed)
-        self._truth: Truth | None = load_truth(plan.truth) if plan.truth else None
+        self._truth: Truth | None = load_truth(Path(plan.truth)) if plan.truth else None
         self._row = {str(user): row for row, user in enumerate(self._truth.user_ids)} if self._truth else {}
-        self._file = plan.answers.open("ab")
+        self._file = Path(plan.answers).open("ab")  # noqa: SIM115 - open for as long as the crowd shops
         self._encode = msgspec.json.Encoder().encode
         self._at_work: set[asyncio.Task[None]] = set()
         self._sessions: dict[str, str] = {}

@@ -35,7 +35,7 @@ EVENT_RULES = {
     "missing item": "type <> 'search' AND coalesce(item_id, '') = ''",
     "missing query": "type = 'search' AND trim(coalesce(query, '')) = ''",
     "unknown currency": "currency IS NOT NULL AND currency NOT IN ({currencies})",
-    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) > 0, false)",
+    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
     "quantity not positive": "quantity IS NOT NULL AND NOT coalesce(try_cast(quantity AS int) > 0, false)",
     "position not positive": "position IS NOT NULL AND NOT coalesce(try_cast(position AS int) > 0, false)",
     "propensity outside 0 to 1": "propensity IS NOT NULL AND NOT coalesce(try_cast(propensity AS double) BETWEEN 0 AND 1, false)",
@@ -48,7 +48,7 @@ ORDER_RULES = {
     "field too long": " OR ".join(TOO_LONG.format(name) for name in ("order_id", "line_id", "user_id", "item_id")),
     "missing item": "coalesce(item_id, '') = ''",
     "unknown currency": "currency IS NULL OR currency NOT IN ({currencies})",
-    "price not positive": "NOT coalesce(try_cast(price AS double) > 0, false)",
+    "price not positive": "NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
     "quantity not positive": "NOT coalesce(try_cast(quantity AS int) > 0, false)",
 }
 PRODUCT_RULES = {
@@ -58,7 +58,7 @@ PRODUCT_RULES = {
     "field too long": TOO_LONG.format("item_id"),
     "missing title": "trim(coalesce(title, '')) = ''",
     "unknown currency": "price IS NOT NULL AND (currency IS NULL OR currency NOT IN ({currencies}))",
-    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) > 0, false)",
+    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
 }
 
 

@@ -1,16 +1,14 @@
 """lake_daily: what comes out depends on the landings alone, and every row of a landing day is accounted for."""
 
 import gzip
-import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,7 +61,8 @@ def event(number: int, day: date, **fields: Any) -> Row:
 
 def order(number: int, day: date, **fields: Any) -> Row:
     return {
-        "order_id": f"o{number}", "line_id": "1", "ordered_at": f"{day}T12:00:00Z", "user_id": "u1", "item_id": "i1", "quantity": 1, "price": 2.5, "currency": "GBP", **fields
+        "order_id": f"o{number}", "line_id": "1", "ordered_at": f"{day}T12:00:00Z", "user_id": "u1", "item_id": "i1",
+        "quantity": 1, "price": 2.5, "currency": "GBP", **fields,
     }  # fmt: skip
 
 
@@ -71,12 +70,12 @@ def product(number: int, day: date, **fields: Any) -> Row:
     return {"item_id": f"i{number}", "title": f"Oak Lamp {number}", "price": 2.5, "currency": "GBP", "valid_from": f"{day}T00:00:00Z", **fields}
 
 
-def land(source: str, day: date, rows: list[Row | str], name: str = "door.jsonl.gz") -> None:
+def land(source: str, day: date, rows: Sequence[Row | str], name: str = "door.jsonl.gz") -> None:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     landing.land(source, day, name, gzip.compress("\n".join(lines).encode() + b"\n"))
 
 
-def land_day(day: date, events: list[Row | str]) -> None:
+def land_day(day: date, events: Sequence[Row | str]) -> None:
     land("events", day, events)
     land("orders", day, [order(day.day, day)])
     land("products", day, [product(number, day) for number in (1, 2)])
@@ -133,7 +132,7 @@ def test_late_rows_join_their_own_day_in_any_order_of_runs_and_repetitions(run: 
         land_day(WEDNESDAY, [event(5, WEDNESDAY), event(6, MONDAY), event(4, MONDAY), event(3, TUESDAY)])
         land("gateway", TUESDAY, [event(7, TUESDAY, request_id="r", rung="live"), event(7, TUESDAY, request_id="r", rung="live")])
 
-    orders = [(MONDAY, TUESDAY, WEDNESDAY), (WEDNESDAY, TUESDAY, MONDAY), (TUESDAY, WEDNESDAY, MONDAY, TUESDAY)]
+    orders = [(MONDAY, TUESDAY, WEDNESDAY), (WEDNESDAY, TUESDAY, MONDAY, TUESDAY)]
     results = []
     for index, days in enumerate(orders):
         monkeypatch.setenv("EVERSHELF_HOME", str(home / str(index)))
@@ -142,7 +141,7 @@ def test_late_rows_join_their_own_day_in_any_order_of_runs_and_repetitions(run: 
         for day in days:
             assert run(day).outcome == "published"
         results.append(content())
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
     events = {(row["event_id"], row["dt"], row["landing_dt"], row["item_id"]) for row in lake.read("events").to_pylist()}
     assert {(key, dt, landed) for key, dt, landed, _ in events} == {
         ("e1", MONDAY, MONDAY), ("e2", MONDAY, MONDAY), ("e4", MONDAY, TUESDAY), ("e6", MONDAY, WEDNESDAY),
@@ -278,7 +277,7 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
         lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, orders are not
         lambda: (root / "quarantine" / "_delta_log" / f"{version('quarantine') + 1:020d}.json").exists(),  # everything but the reconciliation is in
     ]
-    versions = {}
+    versions: dict[str, int] = {}
 
     def version(name: str) -> int:
         return versions[name]

@@ -110,7 +110,7 @@ class Installation:
 
     def run(self, *arguments: str) -> "Outcome":
         with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=280)
         return Outcome(process.returncode, out, err)
 
     @property

@@ -131,8 +131,8 @@ def test_a_loss_that_is_no_number_is_named_and_nothing_is_exported(
     assert not installation.models
 
 
-def test_training_resumes_after_a_rank_was_killed(new_installation: Callable[..., Any]) -> None:
-    installation = new_installation(TRAINING__EPOCHS="60", TRAINING__LEARNING_RATE="0.0005")
+def test_training_resumes_after_a_rank_was_killed_and_a_refused_model_is_not_used(new_installation: Callable[..., Any]) -> None:
+    installation = new_installation(TRAINING__EPOCHS="60", TRAINING__LEARNING_RATE="0.0005", TRAINING__MIN_NDCG_OVER_POPULAR="1000")
     with installation.start("train", "--json") as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -144,18 +144,15 @@ def test_training_resumes_after_a_rank_was_killed(new_installation: Callable[...
     assert "A training rank ended early" in err
     assert not installation.models
     assert not _ranks(installation.home)  # the others were ended
+
     again = installation.run("train", "--json")
-    first = next(line for line in again.err.splitlines() if "epoch " in line)
+    first = next(line for line in again.err.splitlines() if line.startswith("epoch "))
     assert int(first.split("epoch ")[1].split("/")[0]) > 2
     assert len(installation.models) == 1
+    assert again.answer["blessed"] is False
+    assert "NOT above 1000 times the popular list's" in again.answer["why"][0]
 
-
-def test_a_refused_model_says_why_and_the_candidate_job_does_not_take_it(new_installation: Callable[..., Any]) -> None:
-    installation = new_installation(TRAINING__EPOCHS="1", TRAINING__MIN_NDCG_OVER_POPULAR="1000")
-    answer = installation.run("train", "--json").answer
-    assert answer["blessed"] is False
-    assert "NOT above 1000 times the popular list's" in answer["why"][0]
-    named = installation.run("run", "candidates", "--model", answer["model_id"])
+    named = installation.run("run", "candidates", "--model", again.answer["model_id"])
     assert named.code == 1
     assert "was refused" in named.err
     newest = installation.run("run", "candidates")
