@@ -66,7 +66,7 @@ class LakeSettings(Section):
 
 class TrainingSettings(Section):
     ranks: Positive = 2
-    epochs: Positive = 12
+    epochs: Positive = 10
     batch_size: Positive = 16  # sequences per rank
     width: Positive = 64
     blocks: Positive = 1

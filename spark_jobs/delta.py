@@ -83,6 +83,9 @@ class Staged:
 def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]]) -> Iterator[list[Staged]]:
     """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone."""
     staging = [Staged(LAKE_TABLES[name], tuple(days[name]), local_path(lake.table_url(name)) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    for one in staging:
+        for left in one.folder.parent.glob(f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
+            shutil.rmtree(left, ignore_errors=True)
     try:
         for one in staging:
             rows[one.table.name].write.partitionBy(one.table.partition).parquet(str(one.folder))

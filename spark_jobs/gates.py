@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from great_expectations.core.batch_definition import BatchDefinition
+from great_expectations.core.expectation_validation_result import ExpectationValidationResult
 from great_expectations.data_context.types.base import ProgressBarsConfig
 from great_expectations.expectations.core.expect_column_values_to_be_between import ExpectColumnValuesToBeBetween
 from great_expectations.expectations.core.expect_column_values_to_be_in_set import ExpectColumnValuesToBeInSet
@@ -119,4 +120,9 @@ def _broken(name: str, measures: pd.DataFrame, expectations: Sequence[Expectatio
     """Return what the expectations that do not hold have to say."""
     suite = gx.ExpectationSuite(name=name, expectations=list(expectations))
     outcome = _measures(name).get_batch({"dataframe": measures}).validate(suite, result_format="BOOLEAN_ONLY")
-    return [str((result.expectation_config.meta or {})["says"]) for result in outcome.results if not result.success and result.expectation_config]
+    return [_says(result) for result in outcome.results if not result.success]
+
+
+def _says(result: ExpectationValidationResult) -> str:
+    about = result.expectation_config.meta if result.expectation_config else None
+    return str(about["says"] if about else result)

@@ -16,16 +16,18 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import click
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -109,7 +111,7 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
     settings, started = load_settings(), time.monotonic()
     root = local_path(settings.url("lake"))
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lake_daily.lock"):
+    with _turn(root / ".lake_daily.lock"):
         create_tables(spark)
         history = _Reconciled.around(day, settings)
         try:
@@ -123,6 +125,20 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
             spark.catalog.clearCache()
     _measure(report)
     return report
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        click.echo("Another run works on this lake; waiting for it to end.", err=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +156,9 @@ class _Reconciled:
     def accepted(self, day: date, reach: int) -> list[tuple[date, str]]:
         """Return the (landing day, source) around a day that were published."""
         return [key for key, row in self.rows.items() if row["outcome"] == "published" and 0 < abs((key[0] - day).days) <= reach]
+
+    def held(self) -> set[date]:
+        return {landed for (landed, _), row in self.rows.items() if row["outcome"] == "held"}
 
     def usual_rows(self, source: str, day: date) -> float | None:
         rows = [
@@ -162,12 +181,9 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
             _check_sum(adapter.source(name), landed, one)
 
     published = _published_days({feed.table for feed in adapter.feeds}, day, reach)
-    accepted = {landed for landed, _ in wanted}
-    if stranded := {landed for landings in published.values() for landed in landings} - accepted:
-        raise _Held(
-            day, f"it restates days with rows of {min(stranded)}, which was published before and is held back now; deliver and run that day first", mine
-        )
     rebuilt = sorted({dt for one in mine.values() for dt in one.days} | {dt for dt, landings in published.items() if day in landings})
+    if stranded := {landed for dt in rebuilt for landed in published.get(dt, ())} & history.held() - {day}:
+        raise _Held(day, f"it restates days with rows of {min(stranded)}, which was published before and is held back now; run that day first", mine)
     frames = {}
     for table in {feed.table: LAKE_TABLES[feed.table] for feed in adapter.feeds}.values():
         feeds = [feed for feed in adapter.feeds if feed.table == table.name and feed.family in rows]
@@ -176,7 +192,7 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
             frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1)
     quarantined = (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values())
     frames["quarantine"] = reduce(DataFrame.unionByName, quarantined).coalesce(1)
-    about = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed in accepted})}
+    about = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed, _ in wanted})}
     with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}) as written:
         if wrong := wrong_with_rows(written, settings):
             raise _Held(day, "; ".join(wrong), mine)
@@ -253,10 +269,11 @@ def _check_sum(source: Source, day: date, counts: SourceCounts) -> None:
 
 
 def _gate_landing(day: date, sources: Sequence[Source], counts: Mapping[str, SourceCounts], history: _Reconciled, settings: Settings) -> None:
+    """Hold the day back when a required source makes no sense. Of what gateways shipped, bad rows go to quarantine and never stop the shop's day."""
     wrong = []
-    for source in sources:
+    for source in (source for source in sources if source.required):
         one = counts[source.name]
-        usual = history.usual_rows(source.name, day) if source.required else None
+        usual = history.usual_rows(source.name, day)
         unreadable = one.reasons.get("unreadable line", 0) + one.reasons.get("missing key", 0)
         profile = Profile(
             source=source.name,

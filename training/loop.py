@@ -25,7 +25,7 @@ from training.examples import Batch, Examples
 EXAMPLES, PARAMETERS, CHECKPOINT, BEST, FAILURE = "examples.npz", "parameters.json", "checkpoint.npz", "best.npz", "failure.json"
 HEAD_WEIGHT = 0.2  # of each small head's loss beside the item loss
 DIVERGED = 2.0  # an epoch's loss above so many times that of guessing ends the training
-PATIENCE = 3  # epochs without a better one
+PATIENCE = 4  # epochs without a better one
 CLIP = 5.0  # global norm of the gradients
 
 

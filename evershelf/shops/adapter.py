@@ -23,7 +23,8 @@ class Source:
     columns: raw column -> Spark SQL type in which it is read; strings unless the format says better.
     user_column: holds the shopper's id, which the door replaces.
     family: sources of one family have the same typed columns and are deduplicated together.
-    typed: typed column -> SQL over the raw columns; rules see the raw column where both have the same name (Spark ignores case). `dt` and `key` must be among them: the shop's own calendar day, and what names the row.
+    typed: typed column -> SQL over the raw columns; rules see the raw column where both have the same name (Spark ignores case). `dt` and `key` must be
+        among them: the shop's own calendar day, and what names the row.
     rules: reason -> SQL over raw and typed columns; null counts as false.
     must_have: columns without which a delivery makes no sense: when no row has one, the day is held back.
     required: without a file of it the day is held back.

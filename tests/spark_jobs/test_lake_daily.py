@@ -193,6 +193,8 @@ def test_a_day_that_needs_a_held_one_waits_for_it(run: Callable[..., DayReport])
     assert report.outcome == "held"
     assert "published before and is held back now" in str(report.why)
     assert lake.read("events").num_rows == 10
+    land_day(WEDNESDAY, [event(200, WEDNESDAY)])  # needs nothing of it
+    assert run(WEDNESDAY).outcome == "published"
 
 
 def test_gateways_alone_are_published_only_when_asked(run: Callable[..., DayReport]) -> None:
@@ -200,6 +202,13 @@ def test_gateways_alone_are_published_only_when_asked(run: Callable[..., DayRepo
     assert run(MONDAY).outcome == "held"
     assert run(MONDAY, partial=True).outcome == "published"
     assert lake.read("events").num_rows == 1
+
+
+def test_bad_rows_of_a_gateway_go_to_quarantine_and_never_stop_the_shops_day(run: Callable[..., DayReport]) -> None:
+    land_day(MONDAY, [event(1, MONDAY)])
+    land("gateway", MONDAY, [event(2, MONDAY), event(3, MONDAY, type="dance"), "nonsense"])
+    assert run(MONDAY).outcome == "published"
+    assert reconciled()[MONDAY, "gateway"] == (3, 1, 2, 0)
 
 
 def test_a_day_that_grew_after_it_was_published_runs_again(run: Callable[..., DayReport]) -> None:
@@ -274,8 +283,7 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
     root = home / "lake"
     moments: list[Callable[[], bool]] = [
         lambda: any((root / "events").glob(".aside-*/dt=*/*.parquet")),  # files are being written
-        lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, orders are not
-        lambda: (root / "quarantine" / "_delta_log" / f"{version('quarantine') + 1:020d}.json").exists(),  # everything but the reconciliation is in
+        lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, the rest is not
     ]
     versions: dict[str, int] = {}
 
@@ -288,11 +296,13 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
             [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", TUESDAY.isoformat()], stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            while not moment() and driver.poll() is None:
-                time.sleep(0.001)
+            while not (seen := moment()) and driver.poll() is None:
+                time.sleep(0.005)
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
+        assert seen, "the driver ended before it published"
+        assert lake.open_table("reconciliation").version() == versions["reconciliation"], "the driver was already done"
         for name in LAKE_TABLES:  # whole commits only: every table still reads
             lake.read(name)
         assert run(TUESDAY).outcome == "published"
