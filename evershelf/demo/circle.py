@@ -27,7 +27,7 @@ from evershelf.stack import supervision
 from evershelf.stack.airflow_api import AirflowApi
 from evershelf.storage import local_path
 
-RATE = 40.0  # requests a second
+RATE = 25.0  # requests a second; each answer is followed by a post of events
 SCHEDULED = 2  # days that the first driver leaves to Airflow: one scheduled run, one backfill
 BASICS = "redis,statsd,prometheus"
 

@@ -169,7 +169,9 @@ async def _main(plan: Plan) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else stop.set())
-    async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, limits=httpx.Limits(max_connections=200, max_keepalive_connections=100)) as client:
+    # An idle connection is left before the gateway closes it (after 5 s), or a request could be sent into one that is just being closed.
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=1.0)
+    async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, limits=limits) as client:
         await Crowd(plan, client).shop(stop)
     loop.remove_reader(sys.stdin.fileno())
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from evershelf.errors import CommandFailed
 from evershelf.processes import stop_tree
-from evershelf.stack.services import EVERSHELF
+from evershelf.stack.services import EVERSHELF, POLITELY
 
 
 @dataclass(slots=True)
@@ -71,8 +71,9 @@ class Workshop:
     jobs: list[Job] = field(default_factory=list)
 
     def begin(self, *arguments: str) -> Job:
-        """Start `evershelf <arguments>`."""
-        return self.launch(arguments, [*EVERSHELF, *arguments])
+        """Start `evershelf <arguments>`; data jobs and training politely, because here they share their cores with what answers shoppers."""
+        polite = POLITELY if arguments[0] in ("run", "train") else ()
+        return self.launch(arguments, [*polite, *EVERSHELF, *arguments])
 
     def run(self, *arguments: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
         """Run `evershelf <arguments>` to its end; see `Job.wait`."""

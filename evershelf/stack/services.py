@@ -18,6 +18,7 @@ _WITH_SETUP = CHECKOUT / ".setup" / "bin"  # `make setup` puts there what the sy
 
 EVERSHELF = (sys.executable, "-m", "evershelf.cli")
 AIRFLOW = (sys.executable, "-m", "airflow")
+POLITELY = ("nice", "-n", "5")  # what may wait leaves the cores to what answers shoppers, when both share a machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,8 @@ def services(settings: Settings) -> dict[str, Service]:
             name="airflow",
             programs={
                 "airflow-api": (*AIRFLOW, "api-server"),
-                "airflow-scheduler": (*AIRFLOW, "scheduler", "--skip-serve-logs"),  # the API server reads task logs from the same disk
-                "airflow-dags": (*AIRFLOW, "dag-processor"),
+                "airflow-scheduler": (*POLITELY, *AIRFLOW, "scheduler", "--skip-serve-logs"),  # the API server reads task logs from the same disk
+                "airflow-dags": (*POLITELY, *AIRFLOW, "dag-processor"),
             },
             ready=lambda: _airflow_works(airflow),
             ports=(settings.airflow.port,),
