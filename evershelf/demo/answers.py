@@ -11,7 +11,7 @@ import msgspec
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One valid request and its answer.
 
-    `at` is when it was due (epoch seconds): a slow server does not get fewer requests. `seconds` counts from then. `status` is 0 when no answer came.
+    `at` is when it was sent (epoch seconds); `seconds` counts from then. `status` is 0 when no answer came.
     `items` counts what an answer shows; for `events`, those that were acknowledged.
     """
 
@@ -71,7 +71,7 @@ class AnswerLog:
         return fresh
 
     def since(self, instant: float) -> Iterator[Answer]:
-        """Yield the answers to requests that were due at or after an instant."""
+        """Yield the answers to requests that were sent at or after an instant."""
         self.new()
         return (answer for answer in self.all if answer.at >= instant)
 

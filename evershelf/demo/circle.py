@@ -153,8 +153,8 @@ class Circle:
         fell = next(answer.at for answer in self.answers.since(killed) if answer.served_by == "local_model")
         self.wait_for("live again", lambda: any(answer.served_by == "live" for answer in self.answers.since(fell + 0.5)), 120)
         back = next(answer.at for answer in self.answers.since(fell + 0.5) if answer.served_by == "live")
-        meanwhile = summarize(answer for answer in self.answers.since(killed) if answer.at < back)
-        lost = meanwhile.answers - sum(1 for answer in self.answers.since(killed) if answer.at < back and answer.good)
+        between = [answer for answer in self.answers.since(killed) if answer.at < back and answer.endpoint != "events"]
+        meanwhile, lost = summarize(between), sum(not answer.good for answer in between)
         rungs = ", ".join(f"{rung} {count}" for rung, count in meanwhile.by_rung.items())
         outcome = f"{meanwhile.answers} answers meanwhile ({rungs}), {lost} lost, live again after {back - killed:.1f} s"
         self.promise("answers go on while the model server is dead", lost == 0 and meanwhile.by_rung["local_model"] > 0, outcome)

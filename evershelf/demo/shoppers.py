@@ -1,7 +1,8 @@
 """Simulated shoppers: an open-loop load on the gateways, as a process of its own.
 
-Requests are due at random instants, whether or not earlier ones were answered, so a slow answer is measured from when it was due. Shoppers with a truth
-click by their taste, the others now and then on something near the top; what they do is posted back as events.
+Requests are sent at random instants, whether or not earlier ones were answered. On a machine that is too busy for that fewer are sent, never later ones: a
+slow answer is always the gateway's. Shoppers with a truth click by their taste, the others now and then on something near the top; what they do is posted
+back as events.
 `python -m evershelf.demo.shoppers PLAN` ends on SIGTERM, or when its standard input ends because its starter is gone.
 """
 
@@ -25,6 +26,7 @@ from evershelf.demo.answers import Answer
 from evershelf.shops.shoppers import Truth, clicked, load_truth
 
 TIMEOUT = 5.0  # seconds; longer is no answer
+AT_ONCE = 200  # shoppers who wait or act; more do not come
 NEWCOMERS = 0.15  # share of requests by shoppers whom no snapshot knows
 
 
@@ -65,18 +67,19 @@ class Crowd:
 
     async def shop(self, stop: asyncio.Event) -> None:
         """Send requests until told to stop, then wait for the answers that are still due."""
-        due = time.time()
+        due = time.monotonic()
         while not stop.is_set():
-            due += self._random.expovariate(self._plan.rate)
+            due = max(due, time.monotonic() - 1.0) + self._random.expovariate(self._plan.rate)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), max(0.0, due - time.time()))
-            task = asyncio.create_task(self._visit(due))
-            self._at_work.add(task)
-            task.add_done_callback(self._at_work.discard)
+                await asyncio.wait_for(stop.wait(), max(0.001, due - time.monotonic()))
+            if len(self._at_work) < AT_ONCE:
+                task = asyncio.create_task(self._visit())
+                self._at_work.add(task)
+                task.add_done_callback(self._at_work.discard)
         await asyncio.gather(*self._at_work)
         self._file.close()
 
-    async def _visit(self, due: float) -> None:
+    async def _visit(self) -> None:
         draw, user = self._random.random(), self._somebody()
         if draw < 0.55:
             endpoint, parameters = "recommend", {"user_id": user}
@@ -86,10 +89,10 @@ class Crowd:
             endpoint, parameters = "similar", {"item_id": self._random.choice(self._plan.items), "user_id": user}
         self._sent += 1
         base = self._plan.urls[self._sent % len(self._plan.urls)]
-        body = await self._ask(due, endpoint, "GET", f"{base}/v1/{endpoint}", params=parameters)
+        body = await self._ask(endpoint, "GET", f"{base}/v1/{endpoint}", params=parameters)
         if body and body.get("items"):
             events = self._act(user, endpoint, parameters, body)
-            await self._ask(time.time(), "events", "POST", f"{base}/v1/events", json=events)
+            await self._ask("events", "POST", f"{base}/v1/events", json=events)
 
     def _somebody(self) -> str:
         return f"newcomer-{uuid.UUID(int=self._random.getrandbits(128))}" if self._random.random() < NEWCOMERS else self._random.choice(self._plan.users)
@@ -138,9 +141,9 @@ class Crowd:
             "propensity": item["propensity"],
         }
 
-    async def _ask(self, due: float, endpoint: str, method: str, url: str, **more: Any) -> dict[str, Any] | None:
+    async def _ask(self, endpoint: str, method: str, url: str, **more: Any) -> dict[str, Any] | None:
         body: dict[str, Any] = {}
-        status, error = 0, ""
+        status, error, sent = 0, "", time.time()
         try:
             response = await self._client.request(method, url, **more)
             status = response.status_code
@@ -150,8 +153,8 @@ class Crowd:
         except (httpx.HTTPError, ValueError) as problem:
             error = f"{type(problem).__name__}: {problem}"
         answer = Answer(
-            at=due,
-            seconds=time.time() - due,
+            at=sent,
+            seconds=time.time() - sent,
             endpoint=endpoint,
             status=status,
             items=int(body.get("accepted", 0)) if endpoint == "events" else len(body.get("items", ())),
@@ -177,4 +180,7 @@ async def _main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Plan)))
+    given = Path(sys.argv[1])
+    plan = msgspec.json.decode(given.read_bytes(), type=Plan)
+    given.unlink()  # raw user ids belong to the shop's front end and stay in its memory
+    asyncio.run(_main(plan))
