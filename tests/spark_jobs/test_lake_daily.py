@@ -297,7 +297,7 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
         )
         try:
             while not (seen := moment()) and driver.poll() is None:
-                time.sleep(0.005)
+                time.sleep(0.02)
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
