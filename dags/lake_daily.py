@@ -6,7 +6,8 @@ Backfill:    from the UI (Trigger > Backfill), over any days that landed.
 On failure:  exit code 3 means that the day is held back: its file is missing, broken or far outside its history. It is not tried again. The log's last
              line names the reason. The tables keep what they had, and what is live stays live. Have the day delivered again, then clear the task.
              Anything else is tried twice more. `evershelf quarantine` shows single rows that broke a contract.
-By hand:     Trigger with a `date`, or `evershelf run lake_daily --date YYYY-MM-DD`.
+By hand:     Trigger with a `date`, or `evershelf run lake_daily --date YYYY-MM-DD`. With `partial` (`--partial`) the day is published from what there is,
+             although a required file is missing: only the gateways delivered, say.
 """
 
 from datetime import UTC, datetime, time, timedelta
@@ -26,13 +27,16 @@ ZONE, FIRST, LAST = SETTINGS.shop.timezone, SETTINGS.airflow.first_day, SETTINGS
     end_date=datetime.combine(LAST + timedelta(days=1), time(), SETTINGS.zone) if LAST else None,
     catchup=FIRST is not None,
     max_active_runs=1,
-    params={"date": Param(None, type=["null", "string"], format="date", description="Landing day; empty: the day of the run's data interval.")},
+    params={
+        "date": Param(None, type=["null", "string"], format="date", description="Landing day; empty: the day of the run's data interval."),
+        "partial": Param(False, type="boolean", description="Publish what there is of the day although a required source delivered nothing."),
+    },
     doc_md=__doc__,
     tags=["lake"],
 )
 def lake_daily() -> None:
     day = "{{ params.date or data_interval_start.in_timezone('" + ZONE + "').to_date_string() }}"
-    evershelf_command("run", "lake_daily", "--date", day, "--json", spark=True)
+    evershelf_command("run", "lake_daily", "--date", day, "{{ '--partial' if params.partial else '' }}", "--json", spark=True)
 
 
 lake_daily()

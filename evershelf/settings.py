@@ -7,6 +7,7 @@ import os
 import tomllib
 from datetime import date, timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -35,6 +36,12 @@ def _storage_url(url: str) -> str:
     if url and not url.startswith("file:///"):
         raise ValueError("must be a file:///absolute/path address; other file systems are not supported yet")
     return url.rstrip("/")
+
+
+def _ascending(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if any(later <= earlier for earlier, later in pairwise(shares)):
+        raise ValueError("must grow from stage to stage, such as [0.05, 0.25, 0.5]")
+    return shares
 
 
 StorageUrl = Annotated[str, AfterValidator(_storage_url)]
@@ -116,8 +123,9 @@ class GatewaySettings(Section):
 
 
 class PromotionSettings(Section):
-    shares: tuple[Share, ...] = (0.01, 0.05, 0.25, 0.5)
+    shares: Annotated[tuple[Share, ...], Field(min_length=1), AfterValidator(_ascending)] = (0.01, 0.05, 0.25, 0.5)
     min_requests: Positive = 200  # canary answers before a stage is judged
+    min_stage: timedelta = timedelta(seconds=30)  # a stage is not judged before: trouble comes in bursts, and one burst says little of a snapshot
     stage_timeout: timedelta = timedelta(minutes=10)  # no verdict by then: rejected
     max_error_ratio: Annotated[float, Field(ge=0)] = 0.001  # errors of the canary above those of stable, share of requests
     max_empty_ratio: Share = 0.005  # the same for empty answers
@@ -128,7 +136,6 @@ class PromotionSettings(Section):
     significance: Share = 0.005  # chance of rejecting a snapshot that is as good as stable, per guardrail and stage
     judge_interval: timedelta = timedelta(milliseconds=500)
     load_timeout: timedelta = timedelta(minutes=2)
-    keep_snapshots: Positive = 5
 
 
 class AirflowSettings(Section):

@@ -1,5 +1,8 @@
 """Counters and timers over StatsD (UDP: a lost collector never slows a caller). Every name that Evershelf sends stands here."""
 
+import logging
+import threading
+import time
 from functools import cache
 
 import statsd
@@ -25,9 +28,46 @@ MODEL_SERVER_REQUESTS = "model_server.requests.{status}"  # counter
 MODEL_SERVER_SECONDS = "model_server.latency"  # timer
 PROMOTION_DECISIONS = "promotion.decisions.{kind}"  # counter
 
+logger = logging.getLogger(__name__)
+
+_RETRY = 60.0  # seconds before a collector whose name could not be resolved is looked for again
+
+
+class _Client(statsd.StatsClient):  # type: ignore[misc]  # statsd has no types
+    """A StatsD client that never raises: until its collector's name resolves, what it is given is dropped. Safe to use from any thread."""
+
+    def __init__(self, host: str, port: int, prefix: str, maxudpsize: int = 512) -> None:
+        # Not super().__init__: it resolves the name, and raises when it cannot.
+        self._host, self._port, self._prefix, self._maxudpsize = host, port, prefix, maxudpsize
+        self._resolving = threading.Lock()
+        self._retry_at = 0.0
+        self._resolved: statsd.StatsClient | None = None
+
+    def _send(self, data: str) -> None:
+        if self._resolved is None:
+            self._resolve()
+        if self._resolved is not None:
+            self._resolved._send(data)
+
+    def _resolve(self) -> None:
+        if time.monotonic() < self._retry_at or not self._resolving.acquire(blocking=False):
+            return  # a name server may take seconds: one caller pays for all
+        try:
+            self._resolved = statsd.StatsClient(host=self._host, port=self._port)
+        except (OSError, UnicodeError) as error:
+            logger.warning("metrics are dropped: the StatsD host %s cannot be resolved (%s)", self._host, error)
+            self._retry_at = time.monotonic() + _RETRY
+        finally:
+            self._resolving.release()
+
+    def close(self) -> None:
+        if self._resolved is not None:
+            self._resolved.close()
+            self._resolved = None
+
 
 @cache
 def metrics() -> statsd.StatsClient:
-    """Return this process's StatsD client."""
+    """Return this process's StatsD client; whatever becomes of its collector, using it never raises."""
     telemetry = load_settings().telemetry
-    return statsd.StatsClient(host=telemetry.statsd_host, port=telemetry.statsd_port, prefix="evershelf")
+    return _Client(telemetry.statsd_host, telemetry.statsd_port, "evershelf")

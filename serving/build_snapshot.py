@@ -1,14 +1,14 @@
 """Build one snapshot: candidates, model and the products' latest descriptions become one sealed bundle.
 
 Reads the candidates' Parquet, the model folder and the products table; writes a folder under `snapshots` that is visible whole or not at all. The same
-candidates and model give the snapshot that is already there. Nothing is promoted by this job.
+candidates and model give the snapshot that is already there, unless that was rejected or rolled back. Nothing is promoted by this job.
 """
 
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from evershelf.storage import local_path
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
 from evershelf.text import words
 from evershelf.version import code_version
+from serving.promotion.log import PromotionLog
 from serving.stores import layout
 from serving.stores.snapshot_store import SnapshotStore
 
@@ -80,7 +81,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     evaluation = _read_json(model / "evaluation.json")
     whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json")}
     snapshots = local_path(settings.url("snapshots"))
-    if existing := _already_built(snapshots, whole_lineage):
+    if existing := _already_built(snapshots, whole_lineage, PromotionLog(local_path(settings.url("promotions"))).state().out):
         return existing
     quality = evaluation.get("rung_quality", {})
     if missing := set(RUNGS) - quality.keys():
@@ -135,8 +136,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _already_built(snapshots: Path, lineage: dict[str, Any]) -> str | None:
+def _already_built(snapshots: Path, lineage: dict[str, Any], out: Set[str]) -> str | None:
+    """Return the snapshot of this lineage; one that is `out` is never a target again, so it does not count."""
     for snapshot_id in snapshot.stored_snapshots(snapshots):
+        if snapshot_id in out:
+            continue
         try:
             if snapshot.read_manifest(snapshots / snapshot_id).lineage == lineage:
                 snapshot.verify(snapshots / snapshot_id)

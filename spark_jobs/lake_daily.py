@@ -347,8 +347,7 @@ def changed_days(adapter: Adapter, day: date) -> list[date]:
 
 def _measure(report: DayReport) -> None:
     metrics().timing(LAKE_DAY_SECONDS, int(report.seconds * 1000))
-    if report.outcome == "held":
-        metrics().incr(LAKE_DAYS_HELD)
+    metrics().incr(LAKE_DAYS_HELD, int(report.outcome == "held"))  # a published day sends 0, or the alert would not see the first held one
     for outcome in ("clean", "quarantined", "deduplicated"):
         metrics().incr(LAKE_ROWS.format(outcome=outcome), sum(getattr(one, f"rows_{outcome}") for one in report.counts.values()))
 

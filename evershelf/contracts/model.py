@@ -18,6 +18,7 @@ QUERY_WORDS = 8
 RANKED_CANDIDATES = 200
 
 MODEL_NAME = "ranker"
+CONFIG_FILE = "models.config"  # in the folder of the served models; promotion writes it, so that a restarted server loads the same versions again
 SIGNATURE = "serving_default"
 
 # name -> (dtype, length of the second axis); the first axis is the batch

@@ -92,7 +92,6 @@ class Circle:
             done.outcome = self.bring_rotten_day()
         with step("shoppers' events reach landing") as done:
             done.outcome = self.ship_events()
-        self.report.snapshots = {earlier: "first, stable again after the rollback", later: "second, rolled back"}
 
     def take_in(self) -> str:
         """Make the raw days when the shop is simulated, and take them in at the door."""

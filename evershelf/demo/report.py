@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -55,8 +54,6 @@ class Report:
     promises: list[Promise] = field(default_factory=list)
     landing: list[LandingDay] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
-    snapshots: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -106,9 +106,11 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), strict=False)
     header = next(reader, [])
     if source.user_column not in header:
-        raise Unreadable(f"the column {source.user_column} is missing; found are {', '.join(header)[:200] or 'none'}")
+        raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(source, header)}")
     user = header.index(source.user_column)
     kept = [place for place, name in enumerate(header) if name in source.columns]
+    if twice := sorted({header[place] for place in kept if header.count(header[place]) > 1}):
+        raise Unreadable(f"more than one column is named {', '.join(twice)}")
     text = io.TextIOWrapper(packed, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(header[place] for place in kept), NO_LINE])
@@ -127,6 +129,13 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     return rows, broken
 
 
+def _columns_found(source: Source, header: list[str]) -> str:
+    """Name the columns that the adapter knows and count the others: without a header line the "names" are a shopper's row."""
+    known = [name for name in source.columns if name in header]
+    unknown = sum(name not in source.columns for name in header)
+    return ", ".join([*known, *([f"{unknown} unknown"] if unknown else [])]) or "none"
+
+
 def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
     """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
     decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
@@ -140,10 +149,11 @@ def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, in
             row = {name: delivered[name] for name in source.columns if name in delivered}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
                 row[source.user_column] = pseudonym(_plain_id(str(user)))
-        except (msgspec.MsgspecError, UnicodeError) as error:  # UnicodeError: an id with half a surrogate pair has no bytes to hash
+            inside = encode(row)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # half a surrogate pair has no bytes; a line may nest too deeply
             broken += 1
-            row = {NO_LINE: f"line {number}, {len(line)} bytes: {type(error).__name__}"}
-        packed.write(encode(row) + b"\n")
+            inside = encode({NO_LINE: f"line {number}, {len(line)} bytes: {type(error).__name__}"})
+        packed.write(inside + b"\n")
     return rows, broken
 
 

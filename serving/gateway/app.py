@@ -23,7 +23,7 @@ Send = Callable[[Message], Awaitable[None]]
 Reader = Callable[[dict[str, str]], Awaitable[msgspec.Struct]]
 Writer = Callable[[bytes], Awaitable[msgspec.Struct]]
 
-_BODY_SECONDS = 10.0  # a client that sends its body slower than this gives up its place
+_BODY_SECONDS = 10.0  # a client that sends its body slower than this is not waited for
 _JSON = (b"content-type", b"application/json")
 
 
@@ -32,7 +32,7 @@ class App:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._in_flight = 0
+        self._in_flight = self._receiving = 0
         self._openapi = msgspec.json.encode(document())
         self._readers: dict[str, Reader] = {
             "/v1/search": gateway.search,
@@ -81,16 +81,22 @@ class App:
         if method not in (("GET", "HEAD") if reads else ("POST",)):
             return _wrong_method(path, method, "GET, HEAD" if reads else "POST")
         administers = path.startswith("/admin/")  # never shed: it may be what ends the overload
-        if not administers and self._in_flight >= self._gateway.settings.max_in_flight:
-            self._gateway.counters.shed += 1
-            return 503, _problem("overloaded", "This gateway answers as many requests as it can; try again, or another one."), [(b"retry-after", b"1")]
-        self._in_flight += 1
+        most = self._gateway.settings.max_in_flight
         try:
-            if reads:
-                return 200, encode(await self._readers[path](requests.parameters(scope["query_string"]))), []
             if administers:
                 self._check_token(scope)
-            return 200, encode(await self._writers[path](await _body(receive))), []
+            elif not reads and self._receiving >= most:
+                return self._overloaded()
+            body = b"" if reads else await self._received(receive)
+            if not administers and self._in_flight >= most:
+                return self._overloaded()
+            self._in_flight += 1
+            try:
+                if reads:
+                    return 200, encode(await self._readers[path](requests.parameters(scope["query_string"]))), []
+                return 200, encode(await self._writers[path](body)), []
+            finally:
+                self._in_flight -= 1
         except Refused as refused:
             return refused.status, _problem(refused.error, refused.detail), []
         except NoSourceAnswered as error:
@@ -105,8 +111,18 @@ class App:
         except Exception:
             logger.exception("%s %s failed", method, path)
             return 500, _problem("internal", "This is a mistake in the gateway; its log has the trace."), []
+
+    async def _received(self, receive: Receive) -> bytes:
+        """Read a body while counting apart from requests in flight: a client that sends nothing keeps no reader out."""
+        self._receiving += 1
+        try:
+            return await _body(receive)
         finally:
-            self._in_flight -= 1
+            self._receiving -= 1
+
+    def _overloaded(self) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+        self._gateway.counters.shed += 1
+        return 503, _problem("overloaded", "This gateway answers as many requests as it can; try again, or another one."), [(b"retry-after", b"1")]
 
     def _ready(self) -> tuple[int, bytes]:
         if self._gateway.ready:

@@ -1,8 +1,9 @@
 """What this process answered, for /v1/status and for StatsD. Counters only grow."""
 
+import asyncio
 import bisect
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.telemetry import GATEWAY_ERRORS, GATEWAY_EVENTS, GATEWAY_REQUESTS, GATEWAY_RUNG_SKIPPED, GATEWAY_SECONDS, metrics
@@ -77,12 +78,16 @@ class Counters:
     def status(self) -> dict[str, SnapshotAnswers]:
         return {snapshot_id: counts.status() for snapshot_id, counts in self._snapshots.items()}
 
-    def send(self) -> None:
-        """Send what was counted since the last time; one packet or a few, never one per request."""
+    async def send(self) -> None:
+        """Send what was counted since the last time, off the event loop; one packet or a few, never one per request."""
         unsent, self._unsent = self._unsent, Counter()
         times, self._times = self._times, []
-        with metrics().pipeline() as pipeline:
-            for name, count in unsent.items():
-                pipeline.incr(name, count)
-            for endpoint, milliseconds in times:
-                pipeline.timing(GATEWAY_SECONDS.format(endpoint=endpoint), milliseconds)
+        await asyncio.to_thread(_send, unsent, times)
+
+
+def _send(counts: Mapping[str, int], times: Sequence[tuple[str, float]]) -> None:
+    with metrics().pipeline() as pipeline:
+        for name, count in counts.items():
+            pipeline.incr(name, count)
+        for endpoint, milliseconds in times:
+            pipeline.timing(GATEWAY_SECONDS.format(endpoint=endpoint), milliseconds)

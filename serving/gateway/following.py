@@ -28,6 +28,7 @@ from serving.stores.snapshot_store import SnapshotStore
 logger = logging.getLogger(__name__)
 
 _RETRY = 10.0  # seconds before a snapshot that could not be loaded is tried again
+_LOG, _STATE_FILE = "promotion log", "state file"  # what a problem is named after when it is not a snapshot
 _FIRST_LOOK = 0.5  # seconds that a start waits for the log before it goes by what it remembers
 
 
@@ -62,6 +63,13 @@ class Live:
         """
         if self.held:
             return self.held, "stable"
+        if self.hold:  # it was ordered away from canary and stable, and what it was ordered to cannot be loaded
+            if self.last_good:
+                return self.last_good, "last_good"
+            raise NoSourceAnswered(
+                f"This gateway is held on snapshot {self.hold.snapshot_id}, which cannot be loaded, and has no last-good. "
+                "Look at /v1/status; lift the hold, or hold another."
+            )
         if self.canary and self.log.canary_share > 0 and _place(f"{self.canary.snapshot_id}:{key}") < self.log.canary_share:
             return self.canary, "canary"
         if self.stable:
@@ -98,6 +106,7 @@ class Follower:
         self._loaded: dict[str, Loaded] = {}
         self._opened: dict[str, weakref.ref[Loaded]] = {}
         self._retry_at: dict[str, float] = {}
+        self._saved = True  # whether the state file has what it should
         self.problems: dict[str, str] = {}
         self.live = Live()
         self._stopping = threading.Event()
@@ -111,8 +120,13 @@ class Follower:
         """Load what local disk has, as the log says or, when it cannot be read at once, as it said last; then go on following in the background."""
         self._copies.mkdir(parents=True, exist_ok=True)
         if self._state_file.exists():
-            remembered = msgspec.json.decode(self._state_file.read_bytes(), type=_Remembered)
-            self.live = Live(log=remembered.log, hold=remembered.hold)
+            try:
+                remembered = msgspec.json.decode(self._state_file.read_bytes(), type=_Remembered)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+                logger.error("%s cannot be read; the log alone says what is live, and a hold is forgotten: %s", self._state_file, error)
+                self.problems[_STATE_FILE] = f"cannot be read: {error}"
+            else:
+                self.live = Live(log=remembered.log, hold=remembered.hold)
         looked = threading.Event()
         self._thread = threading.Thread(target=self._follow_forever, args=(poll, looked), name="follower", daemon=True)
         self._thread.start()
@@ -126,15 +140,16 @@ class Follower:
             self._thread.join(timeout=1.0)  # it may hang in a dead file system; it is a daemon
 
     def _follow_forever(self, poll: float, looked: threading.Event) -> None:
-        try:
-            self._read_log()
-        finally:
-            looked.set()
-        while not self._stopping.wait(poll):
+        look: Callable[[], None] = self._read_log  # the first look copies nothing: a start waits for it
+        while True:
             try:
-                self.follow()
+                look()
             except Exception:
                 logger.exception("following the promotion log failed; what is live stays live")
+            looked.set()
+            look = self.follow
+            if self._stopping.wait(poll):
+                return
 
     def follow(self, *, now: bool = False) -> None:
         """Read the log and do what it says. What is loaded already is swapped in before anything is copied.
@@ -143,6 +158,9 @@ class Follower:
             now: also try again what could not be loaded a moment ago.
         """
         self._read_log()
+        if not self._saved:
+            with self._swapping:
+                self._swap(self.live)
         if now:
             self._retry_at.clear()
         if self._missing():
@@ -151,7 +169,7 @@ class Follower:
         self._forget_unneeded()
 
     def hold(self, snapshot_id: str | None, epoch: int, why: str) -> None:
-        """Serve one loaded snapshot until the log has more than `epoch` decisions; None lifts it. Durable.
+        """Serve one loaded snapshot until the log has more than `epoch` decisions; None lifts it. Durable, unless `problems` names the state file.
 
         Raises:
             ServingError: it is not loaded, or the log has decided since.
@@ -171,21 +189,20 @@ class Follower:
         try:
             state = self._log.state()
         except (OSError, msgspec.MsgspecError) as error:
-            self.problems["promotion log"] = f"cannot be read: {error}"
+            self.problems[_LOG] = f"cannot be read: {error}"
             return
         with self._swapping:
             if state.seq < self.live.log.seq:  # the log only grows: the storage is not there, or not the one it was
-                self.problems["promotion log"] = f"has {state.seq} decisions, and had {self.live.log.seq} before; kept what was known"
+                self.problems[_LOG] = f"has {state.seq} decisions, and had {self.live.log.seq} before; kept what was known"
                 return
-            self.problems.pop("promotion log", None)
+            self.problems.pop(_LOG, None)
             if state.seq > self.live.log.seq:
                 hold = self.live.hold if self.live.hold and state.seq <= self.live.hold.epoch else None
                 self._swap(replace(self.live, log=state, hold=hold))
 
     def _swap(self, live: Live) -> None:
-        """Put a new state in place: remembered on disk first when it decides something, then live in one assignment."""
-        if (live.log, live.hold) != (self.live.log, self.live.hold):
-            storage.replace(self._state_file, msgspec.json.encode(_Remembered(live.log, live.hold)))
+        """Put a new state in place: live in one assignment, then remembered on disk when it decides something. A full disk never delays a rollback."""
+        decided = (live.log, live.hold) != (self.live.log, self.live.hold)
         log, loaded = live.log, self._loaded
         self.live = Live(
             log=log,
@@ -195,6 +212,21 @@ class Follower:
             last_good=next((loaded[name] for name in log.last_good if name in loaded), None),
             held=loaded.get(live.hold.snapshot_id) if live.hold else None,
         )
+        if decided or not self._saved:
+            self._save()
+
+    def _save(self) -> None:
+        """Remember on disk what was decided; what the disk does not take is tried again with every look at the log."""
+        try:
+            storage.replace(self._state_file, msgspec.json.encode(_Remembered(self.live.log, self.live.hold)))
+        except OSError as error:
+            if self._saved:
+                logger.error("%s cannot be written; what was decided is live, and lost with this process: %s", self._state_file, error)
+            self._saved = False
+            self.problems[_STATE_FILE] = f"cannot be written: {error}"
+        else:
+            self._saved = True
+            self.problems.pop(_STATE_FILE, None)
 
     def _wanted(self) -> list[str]:
         """Return what must be loaded, most urgent first; of last-good the best that can be."""
@@ -258,7 +290,7 @@ class Follower:
                 if folder.name not in wanted and (opened is None or opened() is None):
                     self._opened.pop(folder.name, None)
                     shutil.rmtree(folder, ignore_errors=True)
-            for name in self.problems.keys() - set(wanted) - {"promotion log"}:
+            for name in self.problems.keys() - set(wanted) - {_LOG, _STATE_FILE}:
                 self.problems.pop(name, None)
         finally:
             self._loading.release()

@@ -1,7 +1,6 @@
 """One gateway process without its HTTP: assigns each request to a snapshot, climbs down that snapshot's ladder, counts."""
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -85,8 +84,7 @@ class Gateway:
     async def _send_forever(self) -> None:
         while True:
             await asyncio.sleep(_SEND_EVERY)
-            with contextlib.suppress(OSError):  # a collector that cannot be reached costs nothing but its figures
-                self.counters.send()
+            await self.counters.send()
 
     @property
     def ready(self) -> bool:
@@ -184,6 +182,10 @@ class Gateway:
 
     def _check(self, place: int, event: Event) -> None:
         """Check what a type cannot say."""
+        try:
+            event.event_time.astimezone(UTC)
+        except OverflowError:
+            raise _refused_event(place, "event_time", "is outside the years 1 to 9999 in UTC") from None
         if event.currency is not None and event.currency not in self._currencies:
             raise _refused_event(place, "currency", f"is {event.currency[:20]!r}; allowed are {', '.join(sorted(self._currencies))}")
         if event.user_id is not None and len(event.user_id.encode()) > MAX_USER_ID_BYTES:
@@ -210,7 +212,7 @@ class Gateway:
 
     def status(self) -> Status:
         live = self.follower.live
-        answering = live.held or live.stable or live.last_good
+        answering = (live.held if live.hold else live.stable) or live.last_good
         rungs: dict[str, RungStatus] = {}
         for source, breaker in answering.ladder.rungs if answering else ():
             rungs[source.name] = RungStatus(breaker.state, self.counters.rungs[source.name])

@@ -241,6 +241,10 @@ class Breaker:
     def worked(self) -> None:
         self._failures, self._rest, self._probing = 0, 0.0, False
 
+    def untried(self) -> None:
+        """Take back what `allows` gave: whether the source works was not found out, so the next request may probe it."""
+        self._probing = False
+
     def failed(self, now: float) -> None:
         self._failures += 1
         self._probing = False
@@ -276,12 +280,13 @@ class Ladder:
                 else:
                     timeout = (deadline - now) * source.share
                     if timeout <= 0:
+                        breaker.untried()
                         skipped.append(Skipped(source.name, "no time was left"))
                         continue
                     async with asyncio.timeout(timeout):
                         ranked = await source.rank(question, timeout)
             except NothingToSay as nothing:
-                breaker.worked()
+                breaker.untried()
                 skipped.append(Skipped(source.name, str(nothing)))
                 continue
             except (SourceUnavailable, TimeoutError) as error:

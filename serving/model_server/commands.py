@@ -9,9 +9,8 @@ from pathlib import Path
 import click
 
 from evershelf import storage
+from evershelf.contracts.model import CONFIG_FILE
 from evershelf.settings import load_settings
-
-CONFIG_FILE = "models.config"  # in the folder of the served models; promotion writes it, so that a restarted server loads the same versions again
 
 
 @click.command()

@@ -147,7 +147,7 @@ def rollback(to: str | None, why: str, reconcile: bool, as_json: bool) -> None:
 
     if reconcile and not (load_settings().home / PENDING).exists():
         raise PromotionRefused("No break-glass rollback waits for its record. Nothing was changed.")
-    result = roll_back(to, why, _say)
+    result = roll_back(to, why, _say, reconcile=reconcile)
     if as_json:
         _print_json({"from": result.from_, "to": result.to, "recorded": result.recorded, "seconds": result.seconds, "gateways": result.gateways})
     else:

@@ -1,7 +1,9 @@
 """Compare the canary with stable: pass, fail or inconclusive. Pure functions of what the gateways counted since the stage began.
 
 Each guardrail has a margin that may be lost. It *fails* when the loss is above the margin and cannot be chance, is *inconclusive* while it is above the margin
-and could be chance, and passes otherwise. Data that are missing, too few, or broken off by a restart are never a pass.
+and could be chance, and passes otherwise. Data that are missing, too few, or broken off by a restart are never a pass. Two exceptions, which the reason of the
+pass names: a loss of clicks that could be chance does not hold a release up, or a small shop would never get fresh data; and a shop whose front end reports
+no events at all, of either arm, is judged without clicks.
 
 The judge looks several times at growing data. Look k happens at the first `min_requests` * 2^(k-1) canary answers and may spend `significance` / 2^k, so
 all looks of a stage together stay below `significance` for each guardrail (union bound); a look in between spends nothing because it does not happen.
@@ -43,12 +45,13 @@ class Verdict:
     why: str
 
 
-def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1) -> Verdict:
+def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1, *, ranks_live: bool = True) -> Verdict:
     """Judge one stage.
 
     Args:
         stable, canary: what each arm answered since the stage began; None when it could not be measured.
         look: 1 for the first look at this stage.
+        ranks_live: whether any gateway has the live rung; then a canary whose model never answered was not tried.
     """
     if stable is None or canary is None:
         return Verdict("inconclusive", "the gateways' counters are missing or were reset by a restart")
@@ -56,18 +59,20 @@ def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: Promotio
         if arm.requests < settings.min_requests:
             return Verdict("inconclusive", f"{name} answered {arm.requests} of the {settings.min_requests} requests that a judgement needs")
     alpha = settings.significance / 2**look
+    clicks = _clicks(stable, canary, settings, alpha)
     problems = [
         _share("errors", canary.errors, canary.requests, stable.errors, stable.requests, settings.max_error_ratio, alpha),
         _share("empty answers", canary.empty, canary.requests, stable.empty, stable.requests, settings.max_empty_ratio, alpha),
         _share("answers below live", canary.below_live, canary.requests, stable.below_live, stable.requests, settings.max_fallback_ratio, alpha),
+        _live(canary) if ranks_live else None,
         _latency(stable.latency, canary.latency, settings, alpha),
-        _clicks(stable, canary, settings, alpha),
+        clicks,
     ]
     for outcome in ("fail", "inconclusive"):
         if found := [verdict.why for verdict in problems if verdict and verdict.outcome == outcome]:
             return Verdict(outcome, "; ".join(found))
-    clicks = "" if stable.shown else "; clicks were not reported"
-    return Verdict("pass", f"no guardrail broken in {canary.requests} canary and {stable.requests} stable answers{clicks}")
+    said = f"; {clicks.why}" if clicks else ""
+    return Verdict("pass", f"no guardrail broken in {canary.requests} canary and {stable.requests} stable answers{said}")
 
 
 def counted(before: Sequence[Status], now: Sequence[Status], snapshot_id: str) -> ArmCounts | None:
@@ -148,17 +153,24 @@ def _bins_up_to(quantile: float, counts: Sequence[int]) -> int:
     return len(counts)
 
 
-def _clicks(stable: ArmCounts, canary: ArmCounts, settings: PromotionSettings, alpha: float) -> Verdict | None:
-    """Fail when clicks per shown item are lost; a loss that may be chance does not hold a release up, or a small shop would never get fresh data."""
-    if not stable.shown:
+def _live(canary: ArmCounts) -> Verdict | None:
+    if canary.requests - canary.errors - canary.below_live > 0:
         return None
-    if not canary.shown:
-        return Verdict("inconclusive", "clicks: nothing of the canary's was reported as shown")
+    return Verdict("inconclusive", f"live: the canary's model gave none of its {canary.requests} answers")
+
+
+def _clicks(stable: ArmCounts, canary: ArmCounts, settings: PromotionSettings, alpha: float) -> Verdict | None:
+    """Fail when clicks per shown item are lost; "pass" with what has to be said about clicks that do not hold a release up."""
+    if not stable.shown and not canary.shown:
+        return Verdict("pass", "clicks were not reported")
+    for name, arm in (("the canary", canary), ("stable", stable)):
+        if not arm.shown:
+            return Verdict("inconclusive", f"clicks: nothing of {name} was reported as shown")
     missed, stable_missed = max(0, canary.shown - canary.clicks), max(0, stable.shown - stable.clicks)
     verdict = _share(
         "items shown without a click", missed, canary.shown, stable_missed, stable.shown, settings.max_click_loss * stable.clicks / stable.shown, alpha
     )
-    return verdict if verdict and verdict.outcome == "fail" else None
+    return verdict if verdict is None or verdict.outcome == "fail" else Verdict("pass", f"fewer clicks, which may be chance: {verdict.why}")
 
 
 def _difference(before: SnapshotAnswers | None, now: SnapshotAnswers | None) -> ArmCounts | None:

@@ -5,7 +5,7 @@ cleared away (another one). Whatever goes wrong, everything is put back: gateway
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def last_good(state: LiveState, store: Path) -> str | None:
     for snapshot_id in state.last_good:
         try:
             snapshots.verify(store / snapshot_id)
-        except SnapshotDamaged:
+        except (SnapshotDamaged, OSError):
             continue
         return snapshot_id
     return None
@@ -221,11 +221,12 @@ class _Promoter:
             self._undisturbed(state)
             now = self._complete(self.gateways.status())
             stable, canary = (judge.counted(before, now, snapshot_id) for snapshot_id in (state.stable, self.snapshot_id))
-            late = time.monotonic() - started > promotion.stage_timeout.total_seconds()
+            lasted = time.monotonic() - started
+            early, late = lasted < promotion.min_stage.total_seconds(), lasted > promotion.stage_timeout.total_seconds()
             if stable is None or canary is None:  # a gateway is away or started anew: what was counted so far says nothing
                 verdict, before = judge.judge(stable, canary, promotion), now
-            elif late or canary.requests >= promotion.min_requests * 2 ** (look - 1):
-                verdict = judge.judge(stable, canary, promotion, look)
+            elif late or (not early and canary.requests >= promotion.min_requests * 2 ** (look - 1)):
+                verdict = judge.judge(stable, canary, promotion, look, ranks_live=any("live" in status.rungs for status in now))
                 look += verdict.outcome == "inconclusive" and stable.requests >= promotion.min_requests
             if verdict.outcome != "inconclusive" or late:
                 break
@@ -254,7 +255,7 @@ class _Promoter:
         for url, problem in missing(self.gateways.follow()).items():
             self.say(f"warning: {url}: {problem}; it follows when it reads the log")
         self._align(state)
-        self._forget(retired)
+        forget(retired, self.settings, self.say)
 
     def _reject(self, why: str) -> None:
         self.log.append("rejected", self.snapshot_id, why)
@@ -262,7 +263,7 @@ class _Promoter:
         self.say(f"rejected {self.snapshot_id}: {why}")
         self.gateways.follow()
         self._align(self.log.state())
-        self._forget([self.snapshot_id])
+        forget([self.snapshot_id], self.settings, self.say)
 
     def _put_back(self, error: BaseException) -> None:
         """End a promotion that broke off; a trial that was under way cannot go on without its judge."""
@@ -280,18 +281,6 @@ class _Promoter:
         except (EvershelfError, OSError) as error:
             self.say(f"warning: {error}")
 
-    def _forget(self, snapshot_ids: Sequence[str]) -> None:
-        """Remove lists that nobody needs any more from Redis."""
-        from redis import RedisError
-
-        from serving.stores import redis_store
-
-        for snapshot_id in snapshot_ids:
-            try:
-                redis_store.drop(snapshot_id, self.settings.redis)
-            except RedisError as error:
-                self.say(f"warning: {snapshot_id} stays in Redis: {error}")
-
 
 def align(models: ServedModels, store: Path, state: LiveState, settings: Settings) -> None:
     """Make the model server hold what the log says, no more and no less, also after it restarts.
@@ -307,6 +296,19 @@ def align(models: ServedModels, store: Path, state: LiveState, settings: Setting
     models.remember(list(versions.values()))
     models.hold(list(versions.values()), _labels(state), settings.promotion.load_timeout)
     models.drop_others(list(versions.values()))
+
+
+def forget(snapshot_ids: Iterable[str], settings: Settings, say: Say) -> None:
+    """Remove lists that nobody needs any more from Redis."""
+    from redis import RedisError
+
+    from serving.stores import redis_store
+
+    for snapshot_id in snapshot_ids:
+        try:
+            redis_store.drop(snapshot_id, settings.redis)
+        except (RedisError, OSError) as error:
+            say(f"warning: {snapshot_id} stays in Redis: {error}")
 
 
 def _wanted(state: LiveState, store: Path, candidate: str | None) -> dict[str, int]:

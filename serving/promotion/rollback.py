@@ -19,7 +19,7 @@ from serving.errors import PromotionRefused
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering
 from serving.promotion.log import LiveState, PromotionLog
-from serving.promotion.promoter import Say, align
+from serving.promotion.promoter import Say, align, forget
 from serving.promotion.served_models import ServedModels
 
 PENDING = "rollback.pending.json"
@@ -53,11 +53,12 @@ class Rollback:
         return all(state == "ok" for state in self.gateways.values())
 
 
-def roll_back(to: str | None, why: str, say: Say) -> Rollback:
-    """Put last-good back everywhere. A rollback that the log does not know yet is recorded instead.
+def roll_back(to: str | None, why: str, say: Say, *, reconcile: bool = False) -> Rollback:
+    """Put last-good back everywhere. A break-glass rollback that the log still lacks is recorded instead.
 
     Args:
         to: a snapshot that was stable before; last-good when None.
+        reconcile: only give the log the record of an earlier break-glass rollback.
 
     Raises:
         PromotionRefused: there is nothing to go back to.
@@ -68,8 +69,8 @@ def roll_back(to: str | None, why: str, say: Say) -> Rollback:
     gateways = Gateways(timeout=_TIMEOUT_S)
     try:
         reached = gateways.status()
-        if (settings.home / PENDING).exists():
-            return _reconcile(settings, log, gateways, say)
+        if (settings.home / PENDING).exists() and (recorded := _reconcile(settings, log, gateways, say, only=reconcile)):
+            return recorded
         state = _readable_state(log, answering(reached))
         if state is None:
             return _break_glass(settings, gateways, answering(reached), to, why, started, say)
@@ -85,6 +86,7 @@ def roll_back(to: str | None, why: str, say: Say) -> Rollback:
         result = Rollback(from_=state.stable, to=target, recorded=True)
         _confirm(gateways, gateways.follow(), result, log.state().seq, started)
         _align(settings, log, say)
+        forget(filter(None, [state.stable, state.canary]), settings, say)
         return result
     finally:
         gateways.close()
@@ -129,17 +131,20 @@ def _break_glass(settings: Settings, gateways: Gateways, statuses: list[Status],
         raise PromotionRefused("The promotion log cannot be used, and no gateway knows a snapshot to go back to. Nothing was changed; bring the storage back.")
     say("break-glass: the gateways get the order directly, and the log must get its record later")
     pending = Pending(from_=known.stable, to=target, epoch=known.seq, why=why, at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    storage.replace(settings.home / PENDING, msgspec.json.encode(pending))
     result = Rollback(from_=known.stable, to=target, recorded=False)
     for url, status in gateways.hold(target, known.seq, why).items():
         held = not isinstance(status, str) and status.held and status.held.snapshot_id == target
         result.gateways[url] = "ok" if held else status if isinstance(status, str) else "it did not take the order"
     result.seconds = round(time.monotonic() - started, 3)
+    try:
+        storage.replace(settings.home / PENDING, msgspec.json.encode(pending))
+    except (OSError, EvershelfError) as error:  # a full disk, perhaps the log's too; the gateways have their order already
+        say(f"warning: {PENDING} cannot be written ({error}), so `--reconcile` will not find this rollback. Roll back again when there is space.")
     return result
 
 
-def _reconcile(settings: Settings, log: PromotionLog, gateways: Gateways, say: Say) -> Rollback:
-    """Give the log the record of a break-glass rollback."""
+def _reconcile(settings: Settings, log: PromotionLog, gateways: Gateways, say: Say, *, only: bool) -> Rollback | None:
+    """Give the log the record of a break-glass rollback; None when it needs none and more than that (`only`) was asked for."""
     started = time.monotonic()
     file = settings.home / PENDING
     pending = msgspec.json.decode(file.read_bytes(), type=Pending)
@@ -153,10 +158,14 @@ def _reconcile(settings: Settings, log: PromotionLog, gateways: Gateways, say: S
         say(f"recorded the rollback of {pending.at}")
     else:
         say(f"the log has moved on to {state.stable}; the rollback of {pending.at} needs no record")
+        if not only:
+            file.unlink()
+            return None
     result = Rollback(from_=pending.from_, to=log.state().stable or "", recorded=True)
     _confirm(gateways, gateways.follow(), result, log.state().seq, started)
     file.unlink()
     _align(settings, log, say)
+    forget({pending.from_} & log.state().out, settings, say)
     return result
 
 

@@ -7,13 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from evershelf import storage
-from evershelf.contracts.model import MODEL_NAME
+from evershelf.contracts.model import CONFIG_FILE, MODEL_NAME
 from evershelf.contracts.snapshot import MODEL
 from evershelf.settings import Settings
 from serving.errors import ModelServerError
 from serving.tf_serving.client import ModelServerAdmin, VersionStatus, config_file_content, server_config
 
-CONFIG_FILE = "models.config"
 _POLL_S = 0.1
 _STALE_S = 5.0  # an end that was there before the reload may be told again until the server has looked at the disk
 

@@ -67,7 +67,8 @@ def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Pat
         assert body["snapshot_id"] == snapshot
         return body
 
-    known, item = {"user_id": "shopper-000001"}, ask("recommend")["items"][0]
+    known = {"user_id": "shopper-000001"}
+    item = ask("recommend", **known)["items"][0]
     wait_until(lambda: ask("recommend", **known)["served_by"] == "live")
     assert ask("recommend", user_id="nobody-knows-me")["served_by"] in ("live", "popular")
     assert item["item_id"] not in [other["item_id"] for other in ask("similar", item_id=item["item_id"])["items"]]

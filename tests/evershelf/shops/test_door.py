@@ -46,6 +46,26 @@ def test_door_never_writes_a_raw_id_under_home(home: Path, tmp_path: Path) -> No
     assert all(b"17850" not in _content(path) and b"9999" not in _content(path) for path in home.rglob("*") if path.is_file())
 
 
+def test_a_refusal_names_known_columns_only_for_without_a_header_the_first_row_stands_there(home: Path, tmp_path: Path) -> None:
+    headless = deliver(tmp_path / "raw", GOOD.removeprefix(HEADER))
+    assert headless.reason == "the column CustomerID is missing; found are 8 unknown"
+    assert b"17850" not in b"".join(_content(path) for path in home.rglob("*") if path.is_file())
+    renamed = deliver(tmp_path / "raw", GOOD.replace("CustomerID", "Client"))
+    assert renamed.reason is not None
+    assert "InvoiceNo, " in renamed.reason
+    assert renamed.reason.endswith("1 unknown")
+
+
+def test_door_passes_no_second_user_column(home: Path, tmp_path: Path) -> None:
+    assert deliver(tmp_path / "raw", "CustomerID," + HEADER + "17850,1,22734,BAG,2,2011-12-01 08:32:00,1.5,17850,France\n").outcome == "rejected"
+    assert landing.landed_files("lines", DAY) == []
+
+
+def test_door_takes_columns_that_nobody_knows_even_with_one_name(home: Path, tmp_path: Path) -> None:
+    padded = "".join(f"{line},,\n" for line in GOOD.splitlines())
+    assert deliver(tmp_path / "raw", padded).outcome == "landed"
+
+
 def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
@@ -65,6 +85,7 @@ def test_door_hashes_an_id_of_ten_kilobytes_like_any_other(home: Path, tmp_path:
         (gzip.compress(GOOD.encode())[:60], "2011-12-01.csv.gz", "half-written"),
         (b"not gzip at all", "2011-12-01.csv.gz", "damaged"),
         (GOOD.replace("CustomerID", "Client"), "2011-12-01.csv", "the column CustomerID is missing"),
+        (GOOD.replace("StockCode", "CustomerID"), "2011-12-01.csv", "more than one column is named CustomerID"),
         (GOOD.replace("MUG", "M\xdcG").encode("latin-1"), "2011-12-01.csv", "not UTF-8"),
         (HEADER + "a,b\nc,d\n", "2011-12-01.csv", "no line of it can be read"),
     ],
@@ -105,6 +126,16 @@ def test_json_lines_that_cannot_be_read_travel_on_without_their_text(home: Path,
     rows = [json.loads(line) for line in landed("events").splitlines()]
     assert rows[0] == {"event_id": "1", "user_id": pseudonym("17850"), "type": "search", "query": "🎁 emoji"}
     assert [list(row) for row in rows[1:]] == [["_broken"]] * 3
+
+
+def test_a_json_line_that_nests_too_deeply_is_one_broken_line(home: Path, tmp_path: Path) -> None:
+    value = "[" * 100_000 + "]" * 100_000
+    day = tmp_path / "raw" / DAY.isoformat()
+    day.mkdir(parents=True)
+    (day / "events.jsonl").write_text(f'{{"event_id": "1", "user_id": "17850"}}\n{{"user_id": "17850", "query": {value}}}\n')
+    (delivery,) = door.take_in(SIMULATED, tmp_path / "raw", DAY)
+    assert (delivery.outcome, delivery.rows, delivery.broken) == ("landed", 2, 1)
+    assert [list(json.loads(line)) for line in landed("events").splitlines()] == [["event_id", "user_id"], ["_broken"]]
 
 
 def test_ingest_takes_the_other_days_in_and_exits_with_an_error(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from evershelf import snapshot
+from evershelf.contracts.model import CONFIG_FILE
 from evershelf.settings import load_settings
 from serving.model_server.core import ServerCore, read_config
 from serving.model_server.services import listen
@@ -37,6 +38,7 @@ def configured(shop: Shop, gateway: Callable[..., GatewayProcess], monkeypatch: 
         GATEWAY__URLS="[]",
         PROMOTION__SHARES="[0.3, 0.5]",
         PROMOTION__MIN_REQUESTS="40",
+        PROMOTION__MIN_STAGE="PT0S",
         PROMOTION__STAGE_TIMEOUT="PT20S",
         PROMOTION__LOAD_TIMEOUT="PT10S",
         PROMOTION__JUDGE_INTERVAL="PT0.1S",
@@ -48,7 +50,7 @@ def configured(shop: Shop, gateway: Callable[..., GatewayProcess], monkeypatch: 
 def model_server(shop: Shop, configured: Callable[..., None]) -> Iterator[ModelServerAdmin]:
     """A model server that reads its configuration file when it starts, as the command does."""
     core = ServerCore(retries=0, retry_s=0.1, poll_s=0.1)
-    config = load_settings().served_models / "models.config"
+    config = load_settings().served_models / CONFIG_FILE
     if config.exists():
         core.reload(read_config(config))
     server, port = listen(core, "127.0.0.1:0")

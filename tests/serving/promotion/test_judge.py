@@ -28,8 +28,8 @@ CANARY = ArmCounts(requests=400, errors=0, empty=0, below_live=8, latency=(40, 2
         ({"latency": (0, 0, 100, 200, 100)}, "fail", "latency"),
         ({"latency": (40, 240, 40, 18, 62)}, "fail", "slow answers"),
         ({"clicks": 10}, "fail", "without a click"),
-        ({"clicks": 85}, "pass", ""),  # may be chance
-        ({"shown": 0, "clicks": 0}, "inconclusive", "clicks"),
+        ({"clicks": 85}, "pass", "fewer clicks, which may be chance"),
+        ({"shown": 0, "clicks": 0}, "inconclusive", "nothing of the canary"),
         ({"latency": ()}, "inconclusive", "latencies were not measured"),
         ({"requests": 199}, "inconclusive", "199 of the 200"),
     ],
@@ -45,6 +45,26 @@ def test_missing_data_never_pass() -> None:
     assert judge(STABLE, None, SETTINGS).outcome == "inconclusive"
     assert judge(ArmCounts(), CANARY, SETTINGS).outcome == "inconclusive"
     assert judge(STABLE, ArmCounts(), SETTINGS).outcome == "inconclusive"
+
+
+def test_clicks_of_one_arm_alone_are_no_comparison() -> None:
+    verdict = judge(replace(STABLE, shown=0, clicks=0), replace(CANARY, clicks=0), SETTINGS)
+    assert (verdict.outcome, verdict.why) == ("inconclusive", "clicks: nothing of stable was reported as shown")
+
+
+def test_a_canary_whose_model_never_answered_was_not_tried_where_models_answer() -> None:
+    stable, canary = replace(STABLE, errors=0, below_live=STABLE.requests), replace(CANARY, below_live=CANARY.requests)
+    verdict = judge(stable, canary, SETTINGS)
+    assert verdict.outcome == "inconclusive"
+    assert "live: the canary's model gave none of its 400 answers" in verdict.why
+    assert judge(stable, canary, SETTINGS, ranks_live=False).outcome == "pass"
+
+
+def test_a_small_stage_whose_newcomers_get_popular_items_in_both_arms_passes() -> None:
+    small = SETTINGS.model_copy(update={"min_requests": 60})
+    stable = ArmCounts(requests=62, below_live=24, latency=(10, 40, 12), shown=600, clicks=20)
+    canary = ArmCounts(requests=60, below_live=24, latency=(10, 38, 12), shown=580, clicks=18)
+    assert judge(stable, canary, small).outcome == "pass"
 
 
 def test_a_pass_says_when_nobody_reported_clicks() -> None:

@@ -5,13 +5,20 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from evershelf import storage
 from evershelf.cli import main
 from evershelf.settings import load_settings
+from evershelf.storage import local_path
 from serving.errors import PromotionRefused
+from serving.gateway.answers import EventCounts, Hold, Status
+from serving.promotion import rollback
+from serving.promotion.log import PromotionLog
 from serving.promotion.promoter import align
 from serving.promotion.rollback import PENDING, roll_back
 from serving.promotion.served_models import ServedModels
@@ -133,6 +140,51 @@ def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_
     code, _, said = command("rollback", "--reconcile")
     assert code == 1
     assert "Nothing was changed" in said
+
+
+class _NoNetwork:
+    """Stands in for the gateways: one that knows `b` as stable and `a` as last-good, and takes every order."""
+
+    def __init__(self, **_: Any) -> None:
+        self.known = Status("one", 4, "b", None, 0.0, "a", None, ["a", "b"], {}, 10.0, {}, {}, 0, EventCounts(0, 0, 0))
+
+    def status(self) -> dict[str, Status | str]:
+        return {}
+
+    follow = status
+
+    def hold(self, snapshot_id: str, epoch: int, why: str) -> dict[str, Status | str]:
+        return {"http://one": structs.replace(self.known, held=Hold(snapshot_id, epoch, why, ""))}
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_full_disk_does_not_keep_the_order_from_the_gateways(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("no folder can be made here")
+    settings, gateways, said = load_settings().model_copy(update={"home": tmp_path / "full"}), _NoNetwork(), []
+    result = rollback._break_glass(settings, gateways, [gateways.known], None, "it is bad", 0.0, said.append)  # type: ignore[arg-type]  # a stand-in
+    assert (result.to, result.gateways, result.recorded) == ("a", {"http://one": "ok"}, False)
+    assert "cannot be written" in said[-1]
+
+
+def test_a_leftover_of_an_old_break_glass_does_not_replace_the_rollback_that_was_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[str] = []
+    monkeypatch.setattr(rollback, "Gateways", _NoNetwork)
+    monkeypatch.setattr(rollback, "_align", lambda *_: None)
+    monkeypatch.setattr(rollback, "forget", lambda ids, *_: dropped.extend(ids))
+    monkeypatch.setattr(rollback.snapshots, "verify", lambda _: None)
+    log = PromotionLog(local_path(load_settings().url("promotions")))
+    for snapshot_id in "abc":
+        log.append("registered", snapshot_id, "x")
+        log.append("promoted", snapshot_id, "x")
+    storage.replace(load_settings().home / PENDING, json.dumps({"from": "b", "to": "a", "epoch": 4, "why": "old", "at": "then"}).encode())
+    assert roll_back(None, "old", print, reconcile=True).to == "c"  # asked only to clear it away
+    storage.replace(load_settings().home / PENDING, json.dumps({"from": "b", "to": "a", "epoch": 4, "why": "old", "at": "then"}).encode())
+    result = roll_back("a", "new", print)
+    assert (result.from_, result.to, log.state().stable, log.records()[-1].why) == ("c", "a", "a", "new")
+    assert dropped == ["c"]
+    assert not (load_settings().home / PENDING).exists()
 
 
 def test_status_tells_what_is_live_and_what_is_wrong(second_live: Shop, gateways: list[GatewayProcess]) -> None:
