@@ -118,7 +118,10 @@ def test_every_answer_says_where_it_came_from(served: GatewayProcess) -> None:
     }
     item = answer["items"][0]
     assert item["position"] == 1 and item["propensity"] == 1.0 and item["currency"] == "GBP" and item["title"] == tiny.title(item["item_id"])
-    assert answer["skipped"] == [{"rung": "live", "why": "the model server did not answer"}]
+    assert answer["skipped"] in [  # the second when the tests before have asked in vain often enough
+        [{"rung": "live", "why": "the model server did not answer"}],
+        [{"rung": "live", "why": "resting after failures"}],
+    ]
 
 
 def test_above_its_capacity_it_sheds_and_says_when_to_come_back(shop: Shop, gateway: Start) -> None:

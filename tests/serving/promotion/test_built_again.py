@@ -1,6 +1,7 @@
 """What was rejected or rolled back is built anew, because promotion never takes it again."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from serving.promotion.log import LiveState
 
 def test_a_snapshot_that_is_out_is_not_the_answer_for_the_same_inputs(tmp_path: Path) -> None:
     (tmp_path / "content").mkdir()
-    about = {name: "x" for name in ("created_at", "shop", "model_id")} | {"data_as_of": "2026-01-01", "model_card": {}}
+    about: dict[str, Any] = dict.fromkeys(("created_at", "shop", "model_id"), "x") | {"data_as_of": "2026-01-01", "model_card": {}}
     made = snapshot.seal(tmp_path / "content", tmp_path / "snapshots", lineage={"seed": 7}, rung_quality=dict.fromkeys(RUNGS, 1.0), **about)
     assert _already_built(tmp_path / "snapshots", {"seed": 7}, set()) == made
     assert _already_built(tmp_path / "snapshots", {"seed": 7}, {made}) is None
@@ -26,5 +27,5 @@ def test_last_good_is_the_next_one_when_one_cannot_be_read(tmp_path: Path, monke
         if folder.name == "b":
             raise error
 
-    monkeypatch.setattr(promoter.snapshots, "verify", verify)
+    monkeypatch.setattr("serving.promotion.promoter.snapshots.verify", verify)
     assert promoter.last_good(LiveState(stable="c", been_stable=("c", "b", "a")), tmp_path) == "a"

@@ -162,7 +162,8 @@ class _NoNetwork:
 
 def test_a_full_disk_does_not_keep_the_order_from_the_gateways(home: Path, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("no folder can be made here")
-    settings, gateways, said = load_settings().model_copy(update={"home": tmp_path / "full"}), _NoNetwork(), []
+    settings, gateways = load_settings().model_copy(update={"home": tmp_path / "full"}), _NoNetwork()
+    said: list[str] = []
     result = rollback._break_glass(settings, gateways, [gateways.known], None, "it is bad", 0.0, said.append)  # type: ignore[arg-type]  # a stand-in
     assert (result.to, result.gateways, result.recorded) == ("a", {"http://one": "ok"}, False)
     assert "cannot be written" in said[-1]
@@ -173,7 +174,7 @@ def test_a_leftover_of_an_old_break_glass_does_not_replace_the_rollback_that_was
     monkeypatch.setattr(rollback, "Gateways", _NoNetwork)
     monkeypatch.setattr(rollback, "_align", lambda *_: None)
     monkeypatch.setattr(rollback, "forget", lambda ids, *_: dropped.extend(ids))
-    monkeypatch.setattr(rollback.snapshots, "verify", lambda _: None)
+    monkeypatch.setattr("serving.promotion.rollback.snapshots.verify", lambda _: None)
     log = PromotionLog(local_path(load_settings().url("promotions")))
     for snapshot_id in "abc":
         log.append("registered", snapshot_id, "x")
