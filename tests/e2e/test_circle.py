@@ -1,5 +1,6 @@
 """The smallest whole circle, with the real commands: raw days in, answers out, and still answers when the model server is gone."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -67,7 +68,7 @@ def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Pat
         assert body["snapshot_id"] == snapshot
         return body
 
-    known = {"user_id": "shopper-000001"}
+    known = {"user_id": someone_who_bought(tmp_path / "raw")}
     item = ask("recommend", **known)["items"][0]
     wait_until(lambda: ask("recommend", **known)["served_by"] == "live")
     assert ask("recommend", user_id="nobody-knows-me")["served_by"] in ("live", "popular")
@@ -84,6 +85,13 @@ def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Pat
     event = {"event_id": "seen-once", "event_time": "2026-03-11T10:00:00Z", "type": "click", "item_id": item["item_id"], **known}
     assert httpx.post(f"{gateway}/v1/events", json=[event], trust_env=False).is_success
     wait_until(lambda: list((shop / "landing" / "gateway").rglob("*.gz")) != [])
+
+
+def someone_who_bought(raw: Path) -> str:
+    """Of the first day, so that the model's training days hold them."""
+    with gzip.open(min(raw.glob("*/events.jsonl.gz")), "rt", encoding="utf-8") as lines:
+        events = [json.loads(line) for line in lines if '"purchase"' in line]
+    return next(event["user_id"] for event in events if event["user_id"])
 
 
 def wait_until(condition: Any, timeout: float = 90.0) -> None:
