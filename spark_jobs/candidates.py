@@ -21,7 +21,19 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from evershelf import lake
-from evershelf.contracts.candidates import CANDIDATE_LISTS, ITEM_CANDIDATES, POPULAR_ITEMS, QUERY_CANDIDATES, USER_CANDIDATES, USER_HISTORY
+from evershelf.contracts.candidates import (
+    BASKET,
+    CANDIDATE_LISTS,
+    FUSION,
+    HALF_LIFE_DAYS,
+    ITEM_CANDIDATES,
+    POPULAR_ITEMS,
+    QUERY_CANDIDATES,
+    RECENCY,
+    RECENT,
+    USER_CANDIDATES,
+    USER_HISTORY,
+)
 from evershelf.contracts.model import HISTORY_LENGTH
 from evershelf.errors import CommandFailed, EvershelfError
 from evershelf.models import model_folder, newest_blessed, read_evaluation
@@ -34,11 +46,6 @@ from spark_jobs.session import spark_session
 
 INTERACTIONS = ("click", "view", "cart", "purchase")
 ACTION_WEIGHT = {"click": 1.0, "view": 1.0, "cart": 2.0, "purchase": 3.0}  # of what was chosen for a query
-HALF_LIFE_DAYS = 14.0  # popularity and co-occurrence count half after so many days
-BASKET = 50  # of a long basket or history only so many newest items are paired
-RECENT = 10  # newest items of a shopper whose neighbours are proposed
-RECENCY = 0.8  # each item back counts so much less
-FUSION = 60  # reciprocal-rank fusion: 1 / (FUSION + rank), Cormack et al., SIGIR 2009
 SEPARATOR = " > "
 TABLES = ("events", "products")
 

@@ -5,12 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evershelf.contracts.candidates import BASKET, HALF_LIFE_DAYS, RECENCY, RECENT
 from training.data import Shop
-
-HALF_LIFE_DAYS = 14.0  # popularity and co-occurrence count half after so many days
-BASKET = 50  # of a long basket or history only so many newest items are paired
-RECENT = 10  # newest items of a history that speak for its owner
-RECENCY = 0.8  # each item back counts so much less
 
 Vectors = npt.NDArray[np.float32]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evershelf.contracts.candidates import FUSION, RECENT
 from evershelf.contracts.model import RANKED_CANDIDATES
 from evershelf.settings import CandidateSettings
 from training import baselines, examples
@@ -23,7 +24,6 @@ from training.vocabulary import Vocabulary
 EVENTS = 4000  # a seeded sample of so many validation events is ranked
 BATCH = 256
 RESAMPLES = 1000
-FUSION = 60  # reciprocal-rank fusion, Cormack et al., SIGIR 2009
 METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
 PROTOCOL = (
     "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is "
@@ -223,7 +223,7 @@ def _retrieved(
     """Return [events, items] what the gateway would rank: neighbours of the newest items, the stored list and the popular list, as many as the ranker takes."""
     found = np.zeros((len(history), neighbors.count), np.bool_)
     for row, items in enumerate(stored):
-        near = [neighbors.nearest(int(item), candidates.per_item // 5) for item in history[row, : -baselines.RECENT - 1 : -1] if item > 0]
+        near = [neighbors.nearest(int(item), candidates.per_item // 5) for item in history[row, : -RECENT - 1 : -1] if item > 0]
         wanted = dict.fromkeys(np.concatenate([items, *near, popular]).tolist())
         found[row, list(wanted)[:RANKED_CANDIDATES]] = True
     return found

@@ -1,7 +1,14 @@
-"""What the candidate jobs write (Parquet, one folder per list) and the snapshot builder reads.
+"""What the candidate jobs write (Parquet, one folder per list) and the snapshot builder reads, and how they are counted: by the job in
+Spark, and by the evaluation in memory as the baselines that a model is compared with.
 
 `position` 1 is best. Lists are complete: a reader never needs the lake beside them.
 """
+
+HALF_LIFE_DAYS = 14.0  # popularity and co-occurrence count half after so many days
+BASKET = 50  # of a long basket or history only so many newest items are paired
+RECENT = 10  # newest items of a shopper whose neighbours are proposed
+RECENCY = 0.8  # each item back counts so much less
+FUSION = 60  # reciprocal-rank fusion: 1 / (FUSION + rank), Cormack et al., SIGIR 2009
 
 USER_CANDIDATES = {"user_id": "string", "item_id": "string", "position": "int", "score": "float", "source": "string"}
 ITEM_CANDIDATES = {"item_id": "string", "neighbor_id": "string", "position": "int", "score": "float"}

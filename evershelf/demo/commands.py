@@ -94,15 +94,10 @@ def _go(home: Path, shop: str, data: Path | None, wanted: int | None, console: C
         console.print("Stopping everything.")
         report.promises.append(Promise("the demo was not interrupted", stays and bool(report.seconds), "Ctrl-C"))
     finally:
-        _ignore_signals()  # a second Ctrl-C must not leave half of it running
+        supervision.ignore_signals()  # a second Ctrl-C must not leave half of it running
         workshop.stop()
         supervision.stop(home)
     return report
-
-
-def _ignore_signals() -> None:
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, signal.SIG_IGN)
 
 
 def _use(home: Path, shop: str, more: Mapping[str, str]) -> Settings:

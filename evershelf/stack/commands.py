@@ -45,7 +45,7 @@ def up(only: str, choose: bool, foreground: bool, as_json: bool) -> None:
         click.echo("Ctrl-C stops everything.")
         with suppress(KeyboardInterrupt):
             signal.pause()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+        supervision.ignore_signals()  # a second Ctrl-C must not leave half of it running
         supervision.stop(home)
         click.echo("Stopped.")
 

@@ -118,13 +118,18 @@ def services(settings: Settings) -> dict[str, Service]:
     return {service.name: service for service in every}
 
 
+def program_path(name: str) -> str | None:
+    """Return where a program is installed, by the system or by `make setup`; None when it is not."""
+    return shutil.which(name) or shutil.which(name, path=str(_WITH_SETUP))
+
+
 def find_program(name: str) -> str:
     """Return the path of a program that a service needs.
 
     Raises:
         CommandFailed: it is not installed.
     """
-    found = shutil.which(name) or shutil.which(name, path=str(_WITH_SETUP))
+    found = program_path(name)
     if not found:
         raise CommandFailed(f"{name} is neither on the PATH nor in {_WITH_SETUP}. Nothing was started; run `make setup`, or look at `evershelf doctor`.")
     return found

@@ -6,6 +6,7 @@ Every descendant carries the address of its supervisord in its environment; that
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from evershelf.errors import CommandFailed
 from evershelf.settings import CONFIG_VARIABLE, Settings, config_file
 from evershelf.stack.airflow import airflow_environment, prepare_airflow
 from evershelf.stack.ports import is_free
-from evershelf.stack.services import CHECKOUT, DEPLOY, Service, find_program, services
+from evershelf.stack.services import CHECKOUT, DEPLOY, Service, find_program, program_path, services
 
 RECORD = "stack.json"
 _MARK = "SUPERVISOR_SERVER_URL"  # supervisord sets it for all its children
@@ -103,6 +104,12 @@ def start(settings: Settings, names: Iterable[str], overrides: Mapping[str, str]
                 raise CommandFailed(f"{service.name} did not become ready. The other services run on; see {logged}, and stop all with `evershelf down`.")
         time.sleep(0.2)
     return record
+
+
+def ignore_signals() -> None:
+    """From here on nobody interrupts: what ends everything must itself reach its end."""
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)
 
 
 def stop(home: Path) -> list[str]:
@@ -199,7 +206,7 @@ def _configuration(every: Mapping[str, Service], socket: Path, logs: Path) -> st
     for priority, service in enumerate(every.values()):
         for program, (executable, *arguments) in service.programs.items():
             # A program that is missing matters only when its service is wanted, and `start` says so then.
-            path = shutil.which(executable) or shutil.which(executable, path=str(CHECKOUT / ".setup" / "bin")) or executable
+            path = program_path(executable) or executable
             command = " ".join(f'"{argument}"' if argument == "" or " " in argument else argument for argument in (path, *arguments))
             lines += [
                 f"[program:{program}]",

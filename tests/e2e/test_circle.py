@@ -91,7 +91,7 @@ def someone_who_bought(raw: Path) -> str:
     """Of the first day, so that the model's training days hold them."""
     with gzip.open(min(raw.glob("*/events.jsonl.gz")), "rt", encoding="utf-8") as lines:
         events = [json.loads(line) for line in lines if '"purchase"' in line]
-    return next(event["user_id"] for event in events if event["user_id"])
+    return str(next(event["user_id"] for event in events if event["user_id"]))
 
 
 def wait_until(condition: Any, timeout: float = 90.0) -> None:

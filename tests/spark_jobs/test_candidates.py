@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from evershelf.contracts.candidates import BASKET, HALF_LIFE_DAYS
 from spark_jobs import candidates
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def test_neighbors_are_cosines_of_shared_shoppers_without_what_cannot_be_sold(sp
 
 
 def test_neighbors_keep_only_the_best_k_and_old_choices_count_less(spark: SparkSession) -> None:
-    old = AS_OF - timedelta(days=candidates.HALF_LIFE_DAYS)
+    old = AS_OF - timedelta(days=HALF_LIFE_DAYS)
     rows = [("1", old, "u1", "s1", "click", item, None) for item in ("a", "old")] + [("2", AS_OF, "u2", "s2", "click", item, None) for item in ("a", "new")]
     chosen = candidates.interactions(spark.createDataFrame(rows, EVENT))
     near = candidates.item_candidates(chosen, items_of(spark, ("a", ""), ("old", ""), ("new", "")), as_of=AS_OF, k=1)
@@ -101,10 +102,10 @@ def test_neighbors_keep_only_the_best_k_and_old_choices_count_less(spark: SparkS
 
 
 def test_a_huge_basket_is_capped(spark: SparkSession) -> None:
-    rows = [(f"{index:04}", AS_OF - timedelta(minutes=index), "u", "s", "purchase", f"i{index:04}", None) for index in range(3 * candidates.BASKET)]
+    rows = [(f"{index:04}", AS_OF - timedelta(minutes=index), "u", "s", "purchase", f"i{index:04}", None) for index in range(3 * BASKET)]
     items = items_of(spark, *((row[5], "A") for row in rows))
     near = candidates.item_candidates(candidates.interactions(spark.createDataFrame(rows, EVENT)), items, as_of=AS_OF, k=1000)
-    assert near.count() == candidates.BASKET * (candidates.BASKET - 1)
+    assert near.count() == BASKET * (BASKET - 1)
 
 
 def test_popular_lists_exist_for_every_level_of_the_categories_and_the_whole_shop(spark: SparkSession) -> None:
