@@ -1,6 +1,7 @@
 """A model server on a free port, and tiny SavedModels whose answer names their version."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from serving.model_server.states import State
 
 @pytest.fixture(scope="session")
 def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """y = x + 0.5 and z = -x; x is [batch] float32."""
+    """y = x + 0.5 and z = -x; x is [batch] float32. The signature `slow` answers once the file `finish` stands beside the model's folder."""
+    folder = tmp_path_factory.mktemp("models") / "adder"
+    finish = str(folder.with_name("finish"))
 
     class Adder(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
@@ -34,9 +37,12 @@ def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
         def slow(self, x: Any) -> dict[str, Any]:
-            return {"y": tf.while_loop(lambda at, _: at < 30_000, lambda at, value: (at + 1, value + 0.0), (0, x))[1]}
+            def waits(at: Any, _: Any) -> Any:
+                # The pattern depends on the turn, or the optimizer would look for the file only once.
+                return tf.equal(tf.size(tf.io.matching_files(tf.strings.join([finish, tf.strings.substr(tf.strings.as_string(at), 0, 0)]))), 0)
 
-    folder = tmp_path_factory.mktemp("models") / "adder"
+            return {"y": tf.while_loop(waits, lambda at, value: (at + 1, value), (0, x))[1]}
+
     module = Adder()
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__, "second": module.__call__, "slow": module.slow})
     return folder
@@ -109,6 +115,16 @@ class Caller:
 
     def warm_request(self, **inputs: Any) -> bytes:
         return bytes(prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=self.request(**inputs))).SerializeToString())
+
+
+@pytest.fixture
+def finish(adder: Path) -> Iterator[Path]:
+    """Touched by a test, it lets the `slow` requests finish. Ask for it after the server, which stops only when its requests are done: it is touched afterwards in any case."""
+    finish = adder.with_name("finish")
+    yield finish
+    finish.touch()
+    time.sleep(0.1)
+    finish.unlink()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -229,7 +230,7 @@ def test_a_load_is_retried_as_often_as_set(start: Callable[..., Any]) -> None:
     until(lambda: state(server, 2) is State.AVAILABLE)
 
 
-def test_requests_in_flight_finish_on_their_version(server: Any) -> None:
+def test_requests_in_flight_finish_on_their_version(server: Any, finish: Path) -> None:
     load(server, 1, 2)
     futures = [server.prediction.Predict.future(server.request(1, signature="slow")) for _ in range(3)]
     time.sleep(0.05)
@@ -238,14 +239,16 @@ def test_requests_in_flight_finish_on_their_version(server: Any) -> None:
     assert not futures[0].done()
     with refused("NOT_FOUND", "Specific(m, 1)"):
         server.predict(1)
+    finish.touch()
     assert all(future.result().model_spec.version.value == 1 for future in futures)
     until(lambda: state(server, 1) is State.END)
 
 
-def test_a_request_stops_at_its_deadline(server: Any) -> None:
+def test_a_request_stops_at_its_deadline(server: Any, finish: Path) -> None:
     load(server, 1)
     with refused("DEADLINE_EXCEEDED", ""):
         server.prediction.Predict(server.request(signature="slow"), timeout=0.02)
+    assert not finish.exists()
 
 
 # what is on disk
