@@ -95,10 +95,32 @@ class CandidateSettings(Section):
     active_days: Positive = 90  # shoppers seen within so many days get a list of their own
 
 
+def _address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("must be host:port, such as 10.0.0.7:26379")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
 class RedisSettings(Section):
+    sentinels: tuple[Address, ...] = ("127.0.0.1:26379", "127.0.0.1:26380", "127.0.0.1:26381")  # they know the primary; none: one Redis, at host and port
+    primary: Annotated[str, Field(pattern="^[a-z0-9-]+$")] = "evershelf"  # its name among the sentinels
     host: str = "127.0.0.1"
     port: Port = 6379
+    replica_ports: tuple[Port, ...] = (6380, 6381)  # of the local stack
     timeout: timedelta = timedelta(milliseconds=15)
+
+    @property
+    def sentinel_addresses(self) -> list[tuple[str, int]]:
+        return [(host, int(port)) for host, _, port in (address.rpartition(":") for address in self.sentinels)]
+
+    @property
+    def where(self) -> str:
+        """For people: where the store is looked for."""
+        return f"{self.primary} of the sentinels {', '.join(self.sentinels)}" if self.sentinels else f"{self.host}:{self.port}"
 
 
 class ModelServerSettings(Section):

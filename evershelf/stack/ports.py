@@ -1,6 +1,7 @@
 """Free ports, so that two installations, or two tests, never meet."""
 
 import random
+import re
 import socket
 
 # Below the range from which the kernel gives outgoing connections theirs: a service that is restarted finds its port free again.
@@ -11,6 +12,8 @@ PORT_VARIABLES = {
     "EVERSHELF_GATEWAY__PORT": "gateway",
     "EVERSHELF_MODEL_SERVER__PORT": "model-server",
     "EVERSHELF_REDIS__PORT": "redis",
+    "EVERSHELF_REDIS__REPLICA_PORTS": "redis replicas",
+    "EVERSHELF_REDIS__SENTINELS": "redis sentinels",
     "EVERSHELF_AIRFLOW__PORT": "airflow",
     "EVERSHELF_TELEMETRY__STATSD_PORT": "statsd",
     "EVERSHELF_TELEMETRY__EXPORTER_PORT": "statsd-exporter",
@@ -19,10 +22,11 @@ PORT_VARIABLES = {
 
 
 def free_ports() -> dict[str, str]:
-    """Return one free loopback port for every service, as environment variables that set them."""
+    """Return free loopback ports for every service, as environment variables that set them."""
     tried = random.SystemRandom().sample(range(_FIRST, _LAST), 1000)  # two that start at the same moment must not try the same ones
     free = (port for port in tried if is_free(port))
-    return {variable: str(next(free)) for variable in PORT_VARIABLES}
+    several = {"EVERSHELF_REDIS__REPLICA_PORTS": "[{}, {}]", "EVERSHELF_REDIS__SENTINELS": '["127.0.0.1:{}", "127.0.0.1:{}", "127.0.0.1:{}"]'}
+    return {variable: re.sub("{}", lambda _: str(next(free)), several.get(variable, "{}")) for variable in PORT_VARIABLES}
 
 
 def is_free(port: int) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 
 from evershelf.errors import CommandFailed
-from evershelf.settings import Settings
+from evershelf.settings import RedisSettings, Settings
+from evershelf.stack.redis import redis_ports, redis_programs
 
 CHECKOUT = Path(__file__).parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -49,15 +50,9 @@ def services(settings: Settings) -> dict[str, Service]:
     every = (
         Service(
             name="redis",
-            programs={
-                "redis": (
-                    *("redis-server", "--bind", "127.0.0.1", "--port", str(redis.port), "--dir", str(settings.home / "redis")),
-                    *("--save", "", "--appendonly", "no", "--maxmemory", "512mb"),  # it holds nothing that cannot be rebuilt
-                    *("--set-proc-title", "no"),  # a title of its own would overwrite the environment, by which `down` finds it
-                )
-            },
-            ready=lambda: _answers_ping(redis.port),
-            ports=(redis.port,),
+            programs=redis_programs(settings),
+            ready=lambda: all(map(_answers_ping, redis_ports(redis))) and _replicated(redis),
+            ports=redis_ports(redis),
         ),
         Service(
             name="statsd",
@@ -133,6 +128,25 @@ def find_program(name: str) -> str:
     if not found:
         raise CommandFailed(f"{name} is neither on the PATH nor in {_WITH_SETUP}. Nothing was started; run `make setup`, or look at `evershelf doctor`.")
     return found
+
+
+def _replicated(settings: RedisSettings) -> bool:
+    """Return whether every sentinel knows a primary with all its replicas in step."""
+    if not settings.sentinels:
+        return True
+    import redis  # slow
+
+    try:
+        for host, port in settings.sentinel_addresses:
+            with redis.Redis(host=host, port=port, socket_timeout=1.0) as sentinel:
+                state = sentinel.sentinel_master(settings.primary)
+                replicas = sentinel.sentinel_slaves(settings.primary)
+            in_step = [one for one in replicas if not one["is_sdown"] and one["master-link-status"] == "ok"]
+            if not state["is_master"] or state["num-other-sentinels"] < len(settings.sentinels) - 1 or len(in_step) < len(settings.replica_ports):
+                return False
+    except (redis.RedisError, OSError):
+        return False
+    return True
 
 
 def _answers_ping(port: int) -> bool:

@@ -26,6 +26,7 @@ from evershelf.errors import CommandFailed
 from evershelf.settings import CONFIG_VARIABLE, Settings, config_file
 from evershelf.stack.airflow import airflow_environment, prepare_airflow
 from evershelf.stack.ports import is_free
+from evershelf.stack.redis import write_redis_config
 from evershelf.stack.services import CHECKOUT, DEPLOY, Service, find_program, program_path, services
 
 RECORD = "stack.json"
@@ -38,7 +39,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     socket: str
     urls: dict[str, str]
-    ports: dict[str, int]
+    ports: dict[str, tuple[int, ...]]
     env: dict[str, str]
 
 
@@ -151,11 +152,22 @@ def program_pid(record: Running, program: str) -> int:
     return 0
 
 
+def stop_program(record: Running, program: str) -> None:
+    """Stop one program, which stays down, as on a host that is lost."""
+    _connect(record).stopProcess(program)
+
+
+def start_program(record: Running, program: str) -> None:
+    """Start one program that was stopped."""
+    _connect(record).startProcess(program, False)
+
+
 def _start_supervisor(settings: Settings, every: Mapping[str, Service], overrides: Mapping[str, str]) -> Running:
     logs = settings.home / "logs"
-    for folder in (logs, settings.home / "redis", settings.home / "prometheus"):
+    for folder in (logs, settings.home / "prometheus"):
         folder.mkdir(parents=True, exist_ok=True)
     _write_prometheus_config(settings)
+    write_redis_config(settings)
     # A socket's address has at most 108 bytes, so it cannot stand in a home that may lie deep.
     socket = Path(tempfile.mkdtemp(prefix="evershelf-")) / "supervisor.sock"
     configuration = settings.home / "supervisord.conf"
@@ -173,7 +185,7 @@ def _start_supervisor(settings: Settings, every: Mapping[str, Service], override
         pid=process.pid,
         socket=str(socket),
         urls={service.name: service.url for service in every.values() if service.url},
-        ports={service.name: service.ports[-1] for service in every.values()},
+        ports={service.name: service.ports for service in every.values()},
         env={"EVERSHELF_HOME": str(settings.home), **overrides},
     )
     storage.replace(settings.home / RECORD, msgspec.json.format(msgspec.json.encode(record)))

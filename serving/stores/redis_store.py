@@ -1,4 +1,4 @@
-"""A snapshot's lists in Redis: the same entries as in store.lmdb, under `evershelf:<snapshot id>:`.
+"""A snapshot's lists in Redis: the same entries as in store.lmdb, under `evershelf:<snapshot id>:`. Written to the primary, read from the replicas.
 
 A namespace is complete when its `complete` entry stands, which is written last and says how many entries there are. Redis may lose acknowledged writes at
 fail-over; a namespace can always be written again.
@@ -9,9 +9,10 @@ import importlib
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from evershelf.settings import RedisSettings
 from serving.errors import ServingError, SourceUnavailable
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _PIPELINE = 1000  # entries per round trip
 _SAMPLED = 200  # entries read back and compared
 _CONNECTIONS = 64  # of one gateway
+_SENTINEL_TIMEOUT = 0.5  # seconds for one sentinel to say who the primary is
 _WRITE_TIMEOUT = 30.0  # seconds for one round trip while writing; readers have a budget of their own
 
 
@@ -38,17 +40,24 @@ def _complete(snapshot_id: str) -> bytes:
     return namespace(snapshot_id) + b"complete"
 
 
-def _connect(settings: RedisSettings) -> "redis.Redis":
+def _connect(settings: RedisSettings) -> "tuple[redis.Redis, list[redis.Redis]]":
+    """Return clients of the primary, and of every replica that the sentinels hold to be alive."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
+    from redis.sentinel import Sentinel
 
-    no_retry = Retry(NoBackoff(), 0)  # a Redis that is away is a warning, which must not hold up a promotion
-    return redis.Redis(host=settings.host, port=settings.port, socket_timeout=_WRITE_TIMEOUT, socket_connect_timeout=_WRITE_TIMEOUT, retry=no_retry)
+    # No retries: a Redis that is away is a warning, which must not hold up a promotion.
+    patience: dict[str, Any] = {"socket_timeout": _WRITE_TIMEOUT, "socket_connect_timeout": _WRITE_TIMEOUT, "retry": Retry(NoBackoff(), 0)}
+    if not settings.sentinels:
+        return redis.Redis(host=settings.host, port=settings.port, **patience), []
+    sentinels = Sentinel(settings.sentinel_addresses, sentinel_kwargs={"socket_timeout": _SENTINEL_TIMEOUT, "retry": Retry(NoBackoff(), 0)}, **patience)
+    replicas = [redis.Redis(host=host, port=port, **patience) for host, port in sentinels.discover_slaves(settings.primary)]
+    return sentinels.master_for(settings.primary), replicas
 
 
 def write(folder: Path, settings: RedisSettings) -> int:
-    """Write a snapshot's lists, count them and compare a sample; nothing reads them before that succeeded.
+    """Write a snapshot's lists, count them and compare a sample on every replica; nothing reads them before that succeeded.
 
     Args:
         folder: a verified snapshot.
@@ -61,10 +70,10 @@ def write(folder: Path, settings: RedisSettings) -> int:
     """
     import redis
 
-    store = SnapshotStore(folder)
     name, prefix = folder.name, namespace(folder.name)
     try:
-        with _connect(settings) as client:
+        client, replicas = _connect(settings)
+        with client, closing(SnapshotStore(folder)) as store:
             client.delete(_complete(name))
             entries = iter(store.entries())
             while batch := list(islice(entries, _PIPELINE)):
@@ -72,14 +81,16 @@ def write(folder: Path, settings: RedisSettings) -> int:
                     for key, value in batch:
                         pipeline.set(prefix + key, value)
                     pipeline.execute()
-            _compare(client, store, prefix)
-            client.set(_complete(name), store.entry_count())
+            client.wait(len(replicas), int(_WRITE_TIMEOUT * 1000))
+            for reader in replicas or [client]:
+                _compare(reader, store, prefix)
+            count = store.entry_count()
+            client.set(_complete(name), count)
     except redis.RedisError as error:
         raise ServingError(
-            f"Redis at {settings.host}:{settings.port} did not take snapshot {name}: {error}. "
-            "Nothing reads the unfinished part; gateways answer from their own disk."
+            f"Redis ({settings.where}) did not take snapshot {name}: {error}. Nothing reads the unfinished part; gateways answer from their own disk."
         ) from error
-    return store.entry_count()
+    return count
 
 
 def _compare(client: "redis.Redis", store: SnapshotStore, prefix: bytes) -> None:
@@ -104,7 +115,8 @@ def drop(snapshot_id: str, settings: RedisSettings) -> int:
         Entries removed.
     """
     removed = 0
-    with _connect(settings) as client:
+    client, _ = _connect(settings)
+    with client:
         client.delete(_complete(snapshot_id))
         batch: list[bytes] = []
         for key in client.scan_iter(match=namespace(snapshot_id) + b"*", count=_PIPELINE):
@@ -130,18 +142,18 @@ class RedisReader:
         await asyncio.to_thread(importlib.import_module, "redis.asyncio")
         import redis.asyncio
         from redis.asyncio.retry import Retry
+        from redis.asyncio.sentinel import Sentinel
         from redis.backoff import NoBackoff
 
         self._failures = (redis.RedisError, TimeoutError, OSError)
         # No retries: the ladder has a next rung, and a second try would take its time.
-        self._client = redis.asyncio.Redis(
-            host=self._settings.host,
-            port=self._settings.port,
-            socket_timeout=self._timeout,
-            socket_connect_timeout=self._timeout,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=_CONNECTIONS,
-        )
+        hasty: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout, "retry": Retry(NoBackoff(), 0)}
+        if self._settings.sentinels:
+            sentinels = Sentinel(self._settings.sentinel_addresses, sentinel_kwargs=hasty, **hasty)
+            # A replica answers also while no primary does, and the next one is asked when one is away.
+            self._client = sentinels.slave_for(self._settings.primary, max_connections=_CONNECTIONS)
+        else:
+            self._client = redis.asyncio.Redis(host=self._settings.host, port=self._settings.port, max_connections=_CONNECTIONS, **hasty)
 
     async def get(self, snapshot_id: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of keys of store.lmdb, None for absent ones.

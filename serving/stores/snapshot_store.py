@@ -81,6 +81,11 @@ class SnapshotStore:
         index = tantivy.Index.open(str(folder / SEARCH))
         self._index, self._searcher = index, index.searcher()
 
+    def close(self) -> None:
+        """Unmap the files; nothing can be read afterwards. A process opens a snapshot once at a time."""
+        self._store.close()
+        self._catalogue.close()
+
     def get(self, key: bytes) -> bytes | None:
         """Return one entry of store.lmdb as it was written."""
         return self._lists.get(key)

@@ -55,11 +55,11 @@ def test_killed_step_leaves_none_of_its_processes_behind(home: Path) -> None:
     thread.start()
     deadline = time.monotonic() + 30
     record: supervision.Running | None = None
-    while not record or not supervision.program_pid(record, "redis"):
+    while not record or not supervision.program_pid(record, "redis-1"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
         record = supervision.running(home)
-    pids = [record.pid, supervision.program_pid(record, "redis")]
+    pids = [record.pid, supervision.program_pid(record, "redis-1")]
     step.on_kill()
     thread.join(20)
     assert not thread.is_alive()

@@ -208,7 +208,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisProcess]:
     )
     try:
         eventually(lambda: _accepts(port))
-        yield RedisProcess(RedisSettings(port=port), process)
+        yield RedisProcess(RedisSettings(sentinels=(), port=port), process)
     finally:
         process.kill()
         process.wait()

@@ -136,7 +136,7 @@ def test_without_a_ranker_the_store_answers_and_without_the_store_the_disk(shop:
     broken = _reseal(shop, lambda content: (content / "ranker.tflite").write_bytes(b"not a model"))
     shop.promote(broken)
     redis_store.write(shop.snapshots / broken, redis_server.settings)
-    running = gateway(REDIS__PORT=str(redis_server.settings.port), REDIS__TIMEOUT="PT1S", GATEWAY__DEADLINE="PT5S")
+    running = gateway(REDIS__SENTINELS="[]", REDIS__PORT=str(redis_server.settings.port), REDIS__TIMEOUT="PT1S", GATEWAY__DEADLINE="PT5S")
     stored = []
     for path, parameters in QUESTIONS:
         answer = _served_by(running, path, parameters, "stored")

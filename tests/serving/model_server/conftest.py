@@ -119,7 +119,7 @@ class Caller:
 
 @pytest.fixture
 def finish(adder: Path) -> Iterator[Path]:
-    """Touched by a test, it lets the `slow` requests finish. Ask for it after the server, which stops only when its requests are done: it is touched afterwards in any case."""
+    """Touched by a test, it lets the `slow` requests finish, and the server stop: a test that uses both names it after the server."""
     finish = adder.with_name("finish")
     yield finish
     finish.touch()
