@@ -66,8 +66,8 @@ def link_bonus(links: NDArray[np.int64], last: NDArray[np.int64], shown: NDArray
     return np.where(last[:, None] >= 0, bonus, 0.0)
 
 
-def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str], last_item: str | None = None) -> list[str]:
-    """Return which of the shown items a shopper clicks, in the order shown.
+def chances(truth: Truth, shopper: int, item_ids: list[str], last_item: str | None = None) -> NDArray[np.float64]:
+    """Return [items]: the true probability that a shopper clicks each shown item; their sum is what an answer is worth to the shop, in expected clicks.
 
     Args:
         shopper: row of the shopper in `truth.user_ids`.
@@ -79,5 +79,10 @@ def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list
     known = truth.item_ids[places] == np.asarray(item_ids, dtype=np.str_)
     last = int(np.searchsorted(truth.item_ids, last_item)) if last_item is not None and last_item in truth.item_ids else -1
     bonus = link_bonus(truth.links, np.array([last]), places[None, :])
-    chance = click_probabilities(truth.shopper_vectors[[shopper]], truth.item_vectors[places][None], bonus)[0]
-    return [item for item, yes in zip(item_ids, known & (rng.random(len(item_ids)) < chance), strict=True) if yes]
+    return np.where(known, click_probabilities(truth.shopper_vectors[[shopper]], truth.item_vectors[places][None], bonus)[0], 0.0)
+
+
+def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str], last_item: str | None = None) -> list[str]:
+    """Return which of the shown items a shopper clicks, in the order shown; the arguments are those of `chances`."""
+    drawn = rng.random(len(item_ids)) < chances(truth, shopper, item_ids, last_item)
+    return [item for item, yes in zip(item_ids, drawn, strict=True) if yes]

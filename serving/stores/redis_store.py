@@ -29,6 +29,7 @@ _PIPELINE = 1000  # entries per round trip
 _SAMPLED = 200  # entries read back and compared
 _CONNECTIONS = 64  # of one gateway
 _SENTINEL_TIMEOUT = 0.5  # seconds for one sentinel to say who the primary is
+_REPLICATION_TIMEOUT = 5.0  # seconds for the replicas to catch up; what they hold is compared then
 _WRITE_TIMEOUT = 30.0  # seconds for one round trip while writing; readers have a budget of their own
 
 
@@ -81,7 +82,7 @@ def write(folder: Path, settings: RedisSettings) -> int:
                     for key, value in batch:
                         pipeline.set(prefix + key, value)
                     pipeline.execute()
-            client.wait(len(replicas), int(_WRITE_TIMEOUT * 1000))
+            client.wait(len(replicas), int(_REPLICATION_TIMEOUT * 1000))
             for reader in replicas or [client]:
                 _compare(reader, store, prefix)
             count = store.entry_count()
