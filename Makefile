@@ -5,7 +5,7 @@ DATA ?=
 python := .venv/bin/python
 evershelf := .venv/bin/evershelf
 
-.PHONY: setup demo test check bench stack lock clean
+.PHONY: setup demo test check bench faults stack lock clean
 
 setup:
 	@scripts/setup.sh
@@ -26,6 +26,9 @@ check: setup
 
 bench: setup
 	@$(evershelf) bench all
+
+faults: setup
+	@$(python) -m pytest -m faults --durations=0
 
 stack: setup
 	@$(evershelf) up --foreground

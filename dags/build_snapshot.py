@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import CronDataIntervalTimetable, chain, dag
 
 from evershelf.settings import load_settings
+from plugins.deadlines import run_deadline
 from plugins.steps import evershelf_command
 
 SETTINGS = load_settings()
@@ -22,6 +23,7 @@ SETTINGS = load_settings()
     start_date=datetime(2010, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    deadline=run_deadline(),
     doc_md=__doc__,
     tags=["snapshot"],
 )

@@ -6,6 +6,7 @@ Backfill:    from the UI (Trigger > Backfill), over any days that landed.
 On failure:  exit code 3 means that the day is held back: its file is missing, broken or far outside its history. It is not tried again. The log's last
              line names the reason. The tables keep what they had, and what is live stays live. Have the day delivered again, then clear the task.
              Anything else is tried twice more. `evershelf quarantine` shows single rows that broke a contract.
+Deadline:    a run that has not succeeded `airflow.deadline` after it was queued counts as late and alerts (RunLate), also one that failed and was not cleared.
 By hand:     Trigger with a `date`, or `evershelf run lake_daily --date YYYY-MM-DD`. With `partial` (`--partial`) the day is published from what there is,
              although a required file is missing: only the gateways delivered, say.
 """
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, time, timedelta
 from airflow.sdk import CronDataIntervalTimetable, Param, dag
 
 from evershelf.settings import load_settings
+from plugins.deadlines import run_deadline
 from plugins.steps import evershelf_command
 
 SETTINGS = load_settings()
@@ -27,6 +29,7 @@ ZONE, FIRST, LAST = SETTINGS.shop.timezone, SETTINGS.airflow.first_day, SETTINGS
     end_date=datetime.combine(LAST + timedelta(days=1), time(), SETTINGS.zone) if LAST else None,
     catchup=FIRST is not None,
     max_active_runs=1,
+    deadline=run_deadline(),
     params={
         "date": Param(None, type=["null", "string"], format="date", description="Landing day; empty: the day of the run's data interval."),
         "partial": Param(False, type="boolean", description="Publish what there is of the day although a required source delivered nothing."),

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from airflow.sdk import CronDataIntervalTimetable, dag
 
 from evershelf.settings import load_settings
+from plugins.deadlines import run_deadline
 from plugins.steps import evershelf_command
 
 SETTINGS = load_settings()
@@ -21,6 +22,7 @@ SETTINGS = load_settings()
     start_date=datetime(2010, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    deadline=run_deadline(),
     doc_md=__doc__,
     tags=["training"],
 )

@@ -164,6 +164,7 @@ class AirflowSettings(Section):
     port: Port = 8090
     daily_at_hour: Annotated[int, Field(ge=0, le=23)] = 2  # on the shop's clock: a landing day is complete by then on the next day
     first_day: date | None = None  # the scheduler runs every landing day from this one on; not set: only the newest (days before it are backfills)
+    deadline: timedelta = timedelta(hours=6)  # a scheduled run that has not succeeded so long after it was queued alerts
     last_day: date | None = None  # the scheduler runs no landing day after this one
 
 

@@ -18,6 +18,8 @@ TRAINING_EPOCH_SECONDS = "training.epoch"  # timer
 TRAINING_LOSS = "training.loss"  # gauge
 CANDIDATES_SECONDS = "candidates.build"  # timer
 SNAPSHOT_BUILD_SECONDS = "snapshot.build"  # timer
+# Airflow
+DAG_DEADLINES_MISSED = "dags.deadlines_missed.{dag}"  # counter
 # serving
 GATEWAY_REQUESTS = "gateway.requests.{endpoint}.{rung}.{arm}"  # counter
 GATEWAY_SECONDS = "gateway.latency.{endpoint}"  # timer

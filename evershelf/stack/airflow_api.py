@@ -1,7 +1,7 @@
 """The few calls to Airflow's REST API, the one that its UI uses too."""
 
 import time
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from datetime import time as clock
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,25 +21,37 @@ class AirflowApi:
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=f"{url}/api/v2", timeout=30.0, trust_env=False)
 
+    def wait_until_parsed(self, dag_id: str, timeout: float = 180.0) -> None:
+        """Wait until the DAG processor has read a DAG; right after a start Airflow knows none."""
+        deadline = time.monotonic() + timeout
+        while self._client.get(f"/dags/{dag_id}").status_code == httpx.codes.NOT_FOUND:
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"Airflow has not read the DAG {dag_id} within {timeout:.0f} s. See *Import errors* in its UI, or the log of airflow-dags.")
+            time.sleep(0.5)
+
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run a DAG, as soon as it is parsed."""
         self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
-    def backfill(self, dag_id: str, day: date, zone: ZoneInfo) -> int:
-        """Create a backfill over one landing day, as the UI does; return its id."""
-        start = datetime.combine(day, clock(), zone)
+    def backfill(self, dag_id: str, first: date, zone: ZoneInfo, last: date | None = None) -> int:
+        """Create a backfill over landing days, as the UI does, one of them unless `last` is given; return its id."""
+        start, end = datetime.combine(first, clock(), zone), datetime.combine(last or first, clock(23, 59), zone)
         answer = self._call(
             "POST",
             "/backfills",
             {
                 "dag_id": dag_id,
                 "from_date": start.isoformat(),
-                "to_date": (start + timedelta(hours=23, minutes=59)).isoformat(),
+                "to_date": end.isoformat(),
                 "max_active_runs": 1,
                 "reprocess_behavior": "completed",
             },
         )
         return int(answer["id"])
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Let a run's tasks run again, as the UI does."""
+        self._call("POST", f"/dags/{dag_id}/clearTaskInstances", {"dag_run_id": run_id, "dry_run": False, "only_failed": False})
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the runs of a DAG: run_type is scheduled, backfill or manual; state success, failed, running or queued."""

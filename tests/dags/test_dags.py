@@ -21,6 +21,7 @@ dags = {
         "timetable": type(dag.timetable).__name__,
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
+        "deadlines": [alert.callback.path for alert in (dag.deadline if isinstance(dag.deadline, list) else [dag.deadline]) if alert],
         "tasks": [[task.task_id, list(getattr(task, "arguments", [])), task.pool, task.retries] for task in dag.topological_sort()],
     }
     for name, dag in bag.dags.items()
@@ -71,6 +72,11 @@ def test_scheduled_dags_have_data_intervals_and_run_one_at_a_time(parsed: Parsed
     scheduled = {name for name, dag in parsed.dags.items() if dag["timetable"] == "CronDataIntervalTimetable"}
     assert scheduled == {"lake_daily", "train_model", "build_snapshot"}
     assert {dag["max_active_runs"] for dag in parsed.dags.values()} == {1}
+
+
+@pytest.mark.slow
+def test_scheduled_dags_have_a_deadline(parsed: Parsed) -> None:
+    assert {name for name, dag in parsed.dags.items() if dag["deadlines"] == ["plugins.deadlines.missed"]} == {"lake_daily", "train_model", "build_snapshot"}
 
 
 @pytest.mark.slow
