@@ -1,6 +1,7 @@
 """What this gateway answered last, for `evershelf why`: bounded memory, lost with the process, never on disk."""
 
 from collections import OrderedDict
+from operator import attrgetter
 
 import msgspec
 
@@ -8,13 +9,14 @@ from evershelf.contracts.rungs import Rung
 from serving.gateway.answers import Answer, Arm, Skipped
 from serving.gateway.question import Kind, Question, RecentEvent
 
+_ITEM_ID, _PROPENSITY = attrgetter("item_id"), attrgetter("propensity")  # this is on the way of every answer
 _BYTES_EACH = 2_000  # on average at most; a usual answer of ten items takes a quarter of it
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """One answer, and what the same question can be put with again. `spent` is Question.spent, `unable` are snapshots that could not answer it.
 
-    `items` are item ids and propensities in the order they were shown in. `user` is a pseudonym.
+    `items` are the ids of those shown, in order, `propensities` theirs. `user` is a pseudonym.
     """
 
     at: float
@@ -30,7 +32,8 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     served_by: Rung
     expected_quality: float
     matched: bool
-    items: list[tuple[str, float]]
+    items: list[str]
+    propensities: list[float]
     skipped: list[Skipped]
     spent: dict[str, float]
     milliseconds: float
@@ -66,7 +69,8 @@ class AnswerMemory:
             answer.served_by,
             answer.expected_quality,
             answer.matched,
-            [(item.item_id, item.propensity) for item in answer.items],
+            [*map(_ITEM_ID, answer.items)],
+            [*map(_PROPENSITY, answer.items)],
             answer.skipped,
             question.spent,
             milliseconds,

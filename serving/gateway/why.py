@@ -120,7 +120,12 @@ def _ms(answered: Remembered, name: str) -> float | None:
 
 
 def _only_ids(answered: Remembered) -> list[WhyItem]:
-    return [WhyItem(item_id, "", place, propensity, [], None, None, []) for place, (item_id, propensity) in enumerate(answered.items[:_FIRST], 1)]
+    return [WhyItem(item_id, "", place, propensity, [], None, None, []) for place, item_id, propensity in _shown(answered)[:_FIRST]]
+
+
+def _shown(answered: Remembered) -> list[tuple[int, str, float]]:
+    """Return place, item id and propensity of each item."""
+    return [(place, *shown) for place, shown in enumerate(zip(answered.items, answered.propensities, strict=True), 1)]
 
 
 def _lists(question: Question, rung: str) -> Iterator[Found]:
@@ -166,8 +171,8 @@ def _title(question: Question, number: int) -> str:
 def _same(answered: Remembered, question: Question, ranked: Numbers) -> bool:
     """Whether the ranked items are those that were shown, places that explored left out."""
     now = [question.store.item(number).item_id for number in ranked[: question.k].tolist()]
-    shown = answered.items
-    return len(now) == len(shown) and all(_explored(propensity) or item_id == other for (item_id, propensity), other in zip(shown, now, strict=True))
+    shown = _shown(answered)
+    return len(now) == len(shown) and all(_explored(propensity) or item_id == other for (_, item_id, propensity), other in zip(shown, now, strict=True))
 
 
 def _explored(propensity: float) -> bool:
@@ -223,7 +228,7 @@ def _compact(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_], *, newest_la
 def _explained(question: Question, answered: Remembered, lists: Iterable[Found], ranked: Ranked | None, effects: list[_Effect]) -> list[WhyItem]:
     matching = question.store.matching_words(question.text, RANKED_CANDIDATES) if question.text else {}
     items = []
-    for place, (item_id, propensity) in enumerate(answered.items[:_FIRST], 1):
+    for place, item_id, propensity in _shown(answered)[:_FIRST]:
         number = question.store.number(item_id)
         assert number is not None  # this snapshot showed it
         before = _place(question.candidates.numbers, number) if answered.served_by in _RANKED else None
