@@ -13,7 +13,7 @@ _ITEM_ID, _PROPENSITY = attrgetter("item_id"), attrgetter("propensity")  # this 
 _BYTES_EACH = 2_000  # on average at most; a usual answer of ten items takes a quarter of it
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One answer, and what the same question can be put with again. `spent` is Question.spent, `unable` are snapshots that could not answer it.
 
     `items` are the ids of those shown, in order, `propensities` theirs. `user` is a pseudonym.
