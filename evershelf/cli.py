@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),
     "evaluate": ("training.commands:evaluate", "Evaluate the newest model on the shop's time split."),
     "status": ("serving.promotion.commands:status", "Show what is live, since when, how old, and what is wrong."),
+    "why": ("serving.gateway.why_command:why", "Explain a recent answer: what was asked, which rung, how long, why these items."),
     "snapshots": ("serving.promotion.commands:snapshots", "List, verify and describe snapshots."),
     "promote": ("serving.promotion.commands:promote", "Try a snapshot on a share of the shoppers; promote or reject it."),
     "rollback": ("serving.promotion.commands:rollback", "Put last-good back, everywhere, at once."),

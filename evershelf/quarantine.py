@@ -28,6 +28,6 @@ def quarantine(day: datetime | None, reason: str | None, limit: int, as_json: bo
         statement += "group by landing_dt, source, reason order by landing_dt, source, rows desc"
     rows = sql.query(statement)
     if as_json:
-        click.echo(json.dumps({"rows": rows}, default=str))
+        click.echo(json.dumps({"rows": rows.to_pylist()}, default=str))
     else:
-        sql.show(rows, limit=limit if reason else len(rows) or 1)
+        sql.show(rows, limit=limit if reason else rows.num_rows or 1)

@@ -138,6 +138,7 @@ class GatewaySettings(Section):
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)] = RUNGS  # a host without a model server or Redis leaves those rungs out; the order is fixed
     deadline: timedelta = timedelta(milliseconds=150)
     max_in_flight: Positive = 256  # above this, requests are shed with 503 and Retry-After
+    remembered_answers: Annotated[int, Field(ge=0)] = 10_000  # for `evershelf why`; in memory, a few hundred bytes each; 0 remembers nothing
     max_snapshot_age: timedelta = timedelta(hours=36)  # older than this alerts, and still serves
     log_poll: timedelta = timedelta(milliseconds=500)
     ship_interval: timedelta = timedelta(seconds=10)

@@ -170,4 +170,80 @@ class Status(Struct, frozen=True):
     events: EventCounts
 
 
+class Tried(Struct, frozen=True):
+    """A rung in the order of the ladder: `outcome` is 'answered', or why it was passed over; `ms` null when it was not asked."""
+
+    rung: Rung
+    outcome: str
+    ms: float | None
+
+
+class Origins(Struct, frozen=True):
+    """One list that candidates came from, in words, and how many of them are on it; an item may be on several."""
+
+    origin: str
+    words: str
+    items: int
+
+
+class Moved(Struct, frozen=True):
+    """What the ranking model made of one thing that it knows of the shopper: an item touched before, or a word of the query.
+
+    `effect` is how much higher the item scores because of it, beside the other candidates, in standard deviations of all candidates' scores; measured by
+    ranking again without it. `place_without` is where the item stands then.
+    """
+
+    item_id: str | None
+    word: str | None
+    words: str
+    effect: float
+    place_without: int
+
+
+class WhyItem(Struct, frozen=True):
+    """Why one item was shown. `reasons` can be shown to the shopper. `retrieved_at` and `ranked_at` are its places before and after ranking, null without."""
+
+    item_id: str
+    title: str
+    position: int
+    propensity: float
+    reasons: list[str]
+    retrieved_at: int | None
+    ranked_at: int | None
+    moved_by: list[Moved]
+
+
+class Why(Struct, frozen=True):
+    """One recent answer explained. `user` is a pseudonym, `ms` the whole time in the gateway, `retrieval_ms` the part that finding candidates took.
+
+    `candidates`, `origins` and the reasons are worked out when this is asked, with the snapshot that answered: null and empty when it is not loaded any more,
+    which `note` then says. `same_order` tells whether ranking again gave the order that was shown. `unable` are snapshots that should have answered first.
+    """
+
+    request_id: str
+    gateway: str
+    at: str
+    endpoint: str
+    user: str | None
+    query: str
+    item_id: str
+    category: str
+    k: int
+    recent_events: int
+    snapshot_id: str
+    arm: Arm
+    unable: list[str]
+    served_by: Rung
+    expected_quality: float
+    matched: bool
+    ms: float
+    retrieval_ms: float | None
+    rungs: list[Tried]
+    candidates: int | None
+    origins: list[Origins]
+    same_order: bool | None
+    items: list[WhyItem]
+    note: str
+
+
 encode = msgspec.json.Encoder().encode

@@ -24,6 +24,7 @@ Reader = Callable[[dict[str, str]], Awaitable[msgspec.Struct]]
 Writer = Callable[[bytes], Awaitable[msgspec.Struct]]
 
 _BODY_SECONDS = 10.0  # a client that sends its body slower than this is not waited for
+_WHY = "/v1/why/"
 _JSON = (b"content-type", b"application/json")
 
 
@@ -75,16 +76,17 @@ class App:
             if method not in ("GET", "HEAD"):
                 return _wrong_method(path, method, "GET, HEAD")
             return *self._plain[path](), []
-        reads = path in self._readers
+        explains = path.startswith(_WHY)
+        reads = explains or path in self._readers
         if not reads and path not in self._writers:
             return 404, _problem("not_found", f"There is nothing at {path[:200]}; /openapi.json lists what there is."), []
         if method not in (("GET", "HEAD") if reads else ("POST",)):
             return _wrong_method(path, method, "GET, HEAD" if reads else "POST")
-        administers = path.startswith("/admin/")  # never shed: it may be what ends the overload
+        administers = explains or path.startswith("/admin/")  # never shed: it may be what ends the overload
         most = self._gateway.settings.max_in_flight
         try:
             if administers:
-                self._check_token(scope)
+                self._check_token(scope)  # for `why` too: it shows what a shopper did
             elif not reads and self._receiving >= most:
                 return self._overloaded()
             body = b"" if reads else await self._received(receive)
@@ -92,6 +94,8 @@ class App:
                 return self._overloaded()
             self._in_flight += 1
             try:
+                if explains:
+                    return 200, encode(await self._gateway.why(path.removeprefix(_WHY))), []
                 if reads:
                     return 200, encode(await self._readers[path](requests.parameters(scope["query_string"]))), []
                 return 200, encode(await self._writers[path](body)), []

@@ -116,6 +116,10 @@ class Follower:
     def loaded(self) -> list[str]:
         return sorted(self._loaded)
 
+    def find(self, snapshot_id: str) -> Loaded | None:
+        """Return a snapshot while it is loaded."""
+        return self._loaded.get(snapshot_id)
+
     def start(self, poll: float) -> None:
         """Load what local disk has, as the log says or, when it cannot be read at once, as it said last; then go on following in the background."""
         self._copies.mkdir(parents=True, exist_ok=True)

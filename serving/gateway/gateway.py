@@ -17,12 +17,13 @@ from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
 from evershelf.storage import local_path
 from serving.errors import NoSourceAnswered, ServingError
-from serving.gateway import requests, slate
-from serving.gateway.answers import MAX_EVENTS, MAX_USER_ID_BYTES, Accepted, Answer, Arm, Event, EventCounts, HoldWish, LandedEvent, RungStatus, Status
+from serving.gateway import requests, slate, why
+from serving.gateway.answers import MAX_EVENTS, MAX_USER_ID_BYTES, Accepted, Answer, Arm, Event, EventCounts, HoldWish, LandedEvent, RungStatus, Status, Why
 from serving.gateway.counters import Counters
 from serving.gateway.following import Follower, Live, Loaded
 from serving.gateway.journal import Journal
 from serving.gateway.ladder import build_ladder
+from serving.gateway.memory import AnswerMemory
 from serving.gateway.question import Kind, Question, RecentEvent
 from serving.gateway.recent import RecentEvents
 from serving.gateway.requests import Refused
@@ -57,7 +58,9 @@ class Gateway:
             local_path(settings.url("snapshots")),
             lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
-        self._started = time.monotonic()
+        self.memory = AnswerMemory(self.settings.remembered_answers)
+        self._explaining = asyncio.Lock()  # explanations must not add up to a load
+        self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._deadline = self.settings.deadline.total_seconds()
         self._events = msgspec.json.Decoder(list[Event])
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,6 +137,7 @@ class Gateway:
         recent = [*(self.recent.of(user) if user else ()), *seen]
         live = self.follower.live
         assigned, arm = live.assign(user or session or request_id)
+        unable: list[str] = []
         for loaded, its_arm in _and_last_good(live, assigned, arm):
             question = Question(loaded.store, kind, k, time.time(), user, category, text, item_id, recent)
             try:
@@ -143,14 +147,34 @@ class Gateway:
             except Exception:  # whatever is wrong with one snapshot, the next may be whole
                 logger.exception("snapshot %s cannot answer", loaded.snapshot_id)
                 self.counters.failed(loaded.snapshot_id, its_arm)
+                unable.append(loaded.snapshot_id)
                 continue
             milliseconds = (time.monotonic() - started) * 1000
             self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
             quality = loaded.store.manifest.rung_quality[rung]
-            return Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
+            answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
+            self.memory.add(question, answer, milliseconds, unable)
+            return answer
         raise NoSourceAnswered(
             f"Neither snapshot {assigned.snapshot_id} nor last-good can be read. Look at /v1/status and the disk, then start this gateway again."
         )
+
+    async def why(self, request_id: str) -> Why:
+        """Explain a recent answer.
+
+        Raises:
+            Refused: this gateway did not give it, or has forgotten it.
+        """
+        answered = self.memory.find(request_id)
+        if answered is None:
+            raise Refused(
+                404,
+                "not_remembered",
+                f"Gateway {self.settings.name} does not know the answer {request_id[:64]!r}. It started at {self._started_at:%Y-%m-%d %H:%M:%S} UTC and keeps "
+                f"the last {self.memory.most} answers.",
+            )
+        async with self._explaining:
+            return await why.explain(request_id, answered, self.follower.find(answered.snapshot_id), self.settings.name)
 
     async def accept(self, body: bytes) -> Accepted:
         """Take events: all of them on disk, or none acknowledged.

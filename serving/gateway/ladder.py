@@ -63,7 +63,7 @@ class LiveRanking:
             raise SourceUnavailable("the model server did not answer") from None
         if echoed != self._version:  # an answer never mixes two snapshots
             raise SourceUnavailable(f"the model server answered with version {echoed} instead of {self._version}")
-        return _blended(question, scores[0])
+        return blended(question, scores[0])
 
 
 class LocalRanking:
@@ -74,7 +74,7 @@ class LocalRanking:
 
     async def rank(self, question: Question, timeout: float) -> Ranked:
         _check_rankable(question)
-        return _blended(question, question.store.rank(question.inputs))
+        return blended(question, question.store.rank(question.inputs))
 
 
 class StoredCandidates:
@@ -87,7 +87,7 @@ class StoredCandidates:
         self._reader = reader
 
     async def rank(self, question: Question, timeout: float) -> Ranked:
-        keys = _list_keys(question)
+        keys = list_keys(question)
         values = await self._reader.get(question.store.snapshot_id, keys)
         if question.kind == "search" and values[0] is None:
             raise NothingToSay("no list is stored for this query")
@@ -101,7 +101,7 @@ class SnapshotCandidates:
     share: ClassVar[float | None] = None
 
     async def rank(self, question: Question, timeout: float) -> Ranked:
-        keys = _list_keys(question)
+        keys = list_keys(question)
         return _from_lists(question, [question.store.get(key) for key in keys])
 
 
@@ -131,7 +131,7 @@ def _check_rankable(question: Question) -> None:
         raise NothingToSay("the model knows none of the candidates")
 
 
-def _blended(question: Question, scores: Floats) -> Ranked:
+def blended(question: Question, scores: Floats) -> Ranked:
     """Order the candidates by the model's score and how well they fit; what the model does not know comes as if it scored lowest."""
     numbers, fits = question.candidates
     scores = scores[: len(numbers)]
@@ -146,7 +146,7 @@ def _blended(question: Question, scores: Floats) -> Ranked:
     return Ranked(numbers[order], total[order])
 
 
-def _list_keys(question: Question) -> list[bytes]:
+def list_keys(question: Question) -> list[bytes]:
     """Return the entries of the store that answer a question; of a stored shopper the shopper's own first.
 
     Raises:
@@ -171,7 +171,7 @@ def _list_keys(question: Question) -> list[bytes]:
 
 
 def _from_lists(question: Question, values: Sequence[bytes | None]) -> Ranked:
-    """Merge what is stored under `_list_keys` into one order."""
+    """Merge what is stored under `list_keys` into one order."""
     lists: list[Numbers] = []
     match question.kind:
         case "search":
@@ -304,6 +304,8 @@ class Ladder:
                     return ranked, source.name, skipped
                 skipped.append(Skipped(source.name, "gave nothing"))
                 continue
+            finally:
+                question.spent[source.name] = (time.monotonic() - now) * 1000
             breaker.failed(time.monotonic())
             skipped.append(Skipped(source.name, why))
         raise NoSourceAnswered(f"No rung of snapshot {question.store.snapshot_id} answered: {'; '.join(f'{skip.rung}: {skip.why}' for skip in skipped)}.")

@@ -18,19 +18,21 @@ from serving.gateway.answers import (
     HoldWish,
     Problem,
     Status,
+    Why,
 )
 
 _STRING = {"type": "string"}
 _K = ("k", False, {"type": "integer", "minimum": 1, "maximum": MAX_K, "default": 10}, "how many items")
 _USER = ("user_id", False, _STRING, f"the shop's own id of the shopper, at most {MAX_USER_ID_BYTES} bytes; hashed at the door")
 _SESSION = ("session_id", False, _STRING, "names the visit of a guest, who then stays with one snapshot")
+_ADMIN: list[dict[str, list[str]]] = [{"admin": []}]
 
 Parameter = tuple[str, bool, dict[str, Any], str]
 
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a gateway."""
-    types = (Answer, Event, Accepted, Status, HoldWish, Problem)
+    types = (Answer, Event, Accepted, Status, Why, HoldWish, Problem)
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     query: Parameter = ("q", True, _STRING, f"what is searched for, 1 to {MAX_QUERY_BYTES} bytes")
     item: Parameter = ("item_id", True, _STRING, f"the item, at most {MAX_ITEM_ID_BYTES} bytes")
@@ -49,6 +51,9 @@ def document() -> dict[str, Any]:
                 {"type": "array", "items": _ref(Event), "maxItems": MAX_EVENTS},
             ),
             "/v1/status": _get("What this gateway serves, and what it counted", Status),
+            "/v1/why/{request_id}": _get(
+                "Why a recent answer of this gateway is what it is", Why, ("request_id", True, _STRING, "as the answer named it"), place="path", secured=True
+            ),
             "/healthz": _get("Whether the process lives", None),
             "/readyz": _get("Whether it can answer", None),
             "/openapi.json": _get("This document", None),
@@ -78,9 +83,12 @@ def _responses(answer: type | None) -> dict[str, Any]:
     return {"200": {"description": "Done", "content": content}, "4XX": refused, "503": unable}
 
 
-def _get(summary: str, answer: type | None, *parameters: Parameter) -> dict[str, Any]:
-    described = [{"name": name, "in": "query", "required": required, "schema": schema, "description": text} for name, required, schema, text in parameters]
-    return {"get": {"summary": summary, "parameters": described, "responses": _responses(answer)}}
+def _get(summary: str, answer: type | None, *parameters: Parameter, place: str = "query", secured: bool = False) -> dict[str, Any]:
+    described = [{"name": name, "in": place, "required": required, "schema": schema, "description": text} for name, required, schema, text in parameters]
+    operation: dict[str, Any] = {"summary": summary, "parameters": described, "responses": _responses(answer)}
+    if secured:
+        operation["security"] = _ADMIN
+    return {"get": operation}
 
 
 def _post(summary: str, answer: type, body: dict[str, Any] | None, *, secured: bool = False) -> dict[str, Any]:
@@ -88,5 +96,5 @@ def _post(summary: str, answer: type, body: dict[str, Any] | None, *, secured: b
     if body:
         operation["requestBody"] = {"required": True, "content": _content(body)}
     if secured:
-        operation["security"] = [{"admin": []}]
+        operation["security"] = _ADMIN
     return {"post": operation}

@@ -1,8 +1,9 @@
 """One request put to one snapshot, and what every rung of the ladder may ask of it. Each part is worked out once, when it is first needed."""
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
 from evershelf.text import normalized_query, words
-from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, Numbers, UserLists, parents
+from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,17 @@ class Ranked(NamedTuple):
 
 NOTHING = Ranked(_NO_NUMBERS, _NO_FLOATS)
 
+Origin = Literal["own_list", "neighbours", "words", "query_list", "popular"]
+
+
+class Found(NamedTuple):
+    """One list that candidates come from: item numbers, best first; `item` is whose neighbours they are, `category` where they are popular."""
+
+    origin: Origin
+    numbers: Numbers
+    item: int | None = None
+    category: str = ""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -63,6 +75,7 @@ class Question:
         item_id: the item to find similar ones for; '' when there is none.
         recent: what the shopper did since the snapshot, newest last.
         now: seconds since 1970.
+        spent: milliseconds, as far as they were needed: 'retrieval' (the ranker's candidates and what matches the words) and each rung that was tried, by name.
     """
 
     store: SnapshotStore
@@ -74,6 +87,7 @@ class Question:
     text: str = ""
     item_id: str = ""
     recent: Sequence[RecentEvent] = ()
+    spent: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def stored_user(self) -> UserLists | None:
@@ -118,11 +132,14 @@ class Question:
         """What matches the query's words, by BM25; nothing when the index cannot be read."""
         if not self.text:
             return NOTHING
+        began = time.perf_counter()
         try:
             return self.allowed(Ranked(*self.store.search(self.text, RANKED_CANDIDATES)))
         except (ValueError, OSError, RuntimeError):
             logger.exception("the lexical index of snapshot %s failed", self.store.snapshot_id)
             return NOTHING
+        finally:
+            self._retrieving(began)
 
     @cached_property
     def matched(self) -> bool:
@@ -156,11 +173,15 @@ class Question:
     @cached_property
     def popular(self) -> Ranked:
         """Popular items of the wanted, of the item's or of the query's likeliest category, then of its parents, then of the whole shop."""
-        lists = [found for name in parents(self._likeliest_category) if (found := self.store.popular(name))]
-        numbers = distinct(found.numbers() for found in lists)
+        numbers = distinct(found.numbers for found in self.popular_lists)
         everything = Ranked(numbers, 1.0 / np.arange(1, len(numbers) + 1, dtype=np.float32))
         sellable = self.allowed(everything)
         return sellable if len(sellable.numbers) else everything  # better sold-out or of another category than nothing
+
+    @cached_property
+    def popular_lists(self) -> list[Found]:
+        names = parents(self._likeliest_category)
+        return [Found("popular", found.numbers(), category=name) for name in names if (found := self.store.popular(name))]
 
     @property
     def _likeliest_category(self) -> str:
@@ -174,33 +195,45 @@ class Question:
         return ""
 
     @cached_property
+    def _near(self) -> ItemList | None:
+        return self.store.neighbours(self.number) if self.number is not None else None
+
+    @cached_property
     def candidates(self) -> Ranked:
         """What the ranker orders: at most RANKED_CANDIDATES items, and how well each fits before ranking, 0 to 1."""
+        lexical = self.lexical  # has a clock of its own
+        began = time.perf_counter()
+        numbers = distinct(found.numbers for found in self.retrieved())
+        fits = np.zeros(len(numbers), np.float32)
         match self.kind:
-            case "search":
-                queried = self.store.list_of_query(self.normalized)
-                found = [self.lexical.numbers] + ([queried.numbers()] if queried else [])
-                numbers = distinct(found)
-                fits = np.zeros(len(numbers), np.float32)
-                if len(self.lexical.scores):
-                    fits[: len(self.lexical.scores)] = self.lexical.scores / self.lexical.scores[0]
-            case "similar":
-                near = self.store.neighbours(self.number) if self.number is not None else None
-                numbers, scores = (near.numbers(), near.values()) if near else (_NO_NUMBERS, _NO_FLOATS)
-                fits = scores / max(float(scores[0]), 1e-9) if len(scores) else scores
-            case "recommend":
-                numbers = distinct(self._retrieved())
-                fits = np.zeros(len(numbers), np.float32)
+            case "search" if len(lexical.scores):
+                fits[: len(lexical.scores)] = lexical.scores / lexical.scores[0]
+            case "similar" if self._near and len(numbers):
+                scores = self._near.values()
+                fits = scores / max(float(scores[0]), 1e-9)
         ranked = self.allowed(Ranked(numbers, fits))
+        self._retrieving(began)
         return Ranked(ranked.numbers[:RANKED_CANDIDATES], ranked.scores[:RANKED_CANDIDATES])
 
-    def _retrieved(self) -> Iterable[Numbers]:
-        if self.stored_user:
-            yield self.stored_user.candidates.numbers()
-        for number in newest_items(self.history.items):
-            if near := self.store.neighbours(number):
-                yield near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF]
-        yield self.popular.numbers
+    def retrieved(self) -> Iterable[Found]:
+        """Return the lists that the ranker's candidates come from, the most telling first."""
+        match self.kind:
+            case "search":
+                yield Found("words", self.lexical.numbers)
+                if queried := self.store.list_of_query(self.normalized):
+                    yield Found("query_list", queried.numbers())
+            case "similar" if self._near:
+                yield Found("neighbours", self._near.numbers(), item=self.number)
+            case "recommend":
+                if self.stored_user:
+                    yield Found("own_list", self.stored_user.candidates.numbers())
+                for number in newest_items(self.history.items):
+                    if near := self.store.neighbours(number):
+                        yield Found("neighbours", near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF], item=number)
+                yield Found("popular", self.popular.numbers)
+
+    def _retrieving(self, began: float) -> None:
+        self.spent["retrieval"] = self.spent.get("retrieval", 0.0) + (time.perf_counter() - began) * 1000
 
     @cached_property
     def inputs(self) -> dict[str, npt.NDArray[Any]]:

@@ -1,6 +1,7 @@
 """Read one snapshot from local disk: memory-mapped lists and items, the lexical index, the ranker. Nothing here writes."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -150,10 +151,29 @@ class SnapshotStore:
         wanted = words(text)[:_QUERY_WORDS_SEARCHED]
         if not wanted:
             return np.empty(0, np.uint32), np.empty(0, np.float32)
-        query, _ = self._index.parse_query_lenient(" ".join(wanted), list(layout.SEARCH_FIELDS), layout.SEARCH_FIELDS)
-        hits = self._searcher.search(query, limit, count=False).hits
+        hits = self._searcher.search(self._query(wanted), limit, count=False).hits
         numbers = np.fromiter((self._searcher.doc(address)[layout.SEARCH_NUMBER][0] for _, address in hits), np.uint32, len(hits))
         return numbers, np.fromiter((score for score, _ in hits), np.float32, len(hits))
+
+    def matching_words(self, text: str, limit: int) -> dict[int, tuple[str, ...]]:
+        """Return which words of a query each of its hits matches, by item number. Slower than `search`: for explaining, not for answering."""
+        wanted = words(text)[:_QUERY_WORDS_SEARCHED]
+        matching: dict[int, tuple[str, ...]] = {}
+        for _, address in self._searcher.search(self._query(wanted), limit, count=False).hits if wanted else ():
+            number = int(self._searcher.doc(address)[layout.SEARCH_NUMBER][0])
+            matching[number] = tuple(word for word in dict.fromkeys(wanted) if self._matches(word, address))
+        return matching
+
+    def _matches(self, word: str, address: tantivy.DocAddress) -> bool:
+        try:
+            self._query([word]).explain(self._searcher, address)
+        except ValueError:  # how tantivy says that a document does not match
+            return False
+        return True
+
+    def _query(self, wanted: Sequence[str]) -> tantivy.Query:
+        query, _ = self._index.parse_query_lenient(" ".join(wanted), list(layout.SEARCH_FIELDS), layout.SEARCH_FIELDS)
+        return query
 
     def rank(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
         """Score candidates with the ranker in this process.
