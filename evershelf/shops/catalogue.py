@@ -6,8 +6,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from evershelf.text import words
+
 DIMENSIONS = 16
 LINKS = 3  # items that tend to follow an item
+AMONG = 512  # so many items of a shelf are looked at for links; a bigger shelf is sampled
+QUERIES = (0.4, 0.2, 0.2, 0.1, 0.1)  # chances of the texts that `Catalogue.query` knows
 
 # department -> shelf -> (median price, nouns)
 SHELVES: dict[str, dict[str, tuple[float, tuple[str, ...]]]] = {
@@ -74,21 +78,27 @@ COLOURS = {
     "Black": "#3a3a3c",
     "Teal": "#3f8f8b",
 }
+SHELF_NAMES = tuple((department, shelf) for department, inside in SHELVES.items() for shelf in inside)
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """`n` items, in the order of their arrays.
+    """`n` items, in the order of their arrays, which is that of their ids. The first `opening` are sold from the start, the others come later.
 
     vectors: [n, DIMENSIONS] float64, what an item is like; tastes are vectors of the same space.
-    links: [n, LINKS] int64, the items that tend to follow, strongest first.
-    popularity: [n] float64, sums to 1.
+    links: [n, LINKS] int64, the items that tend to follow, strongest first; all of them are sold from the start.
+    popularity: [n] float64, how much an item is liked by everyone; the first `opening` sum to 1.
+    prices: [n] float64, list prices. shelves: [n] int64, places in SHELF_NAMES.
     """
 
+    opening: int
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     descriptions: tuple[str, ...]
     brands: tuple[str, ...]
+    materials: tuple[str, ...]
+    nouns: tuple[str, ...]
+    colours: tuple[str, ...]
     category_paths: tuple[str, ...]
     images: tuple[str, ...]
     prices: NDArray[np.float64]
@@ -100,69 +110,95 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def query(self, item: int, kind: int) -> str:
+        """Return what somebody types who looks for such an item; `kind` is a place in QUERIES."""
+        noun = words(self.nouns[item])
+        return " ".join(
+            (noun, [*words(self.materials[item]), noun[-1]], words(SHELF_NAMES[self.shelves[item]][1]), [*words(self.brands[item]), noun[-1]], noun[-1:])[kind]
+        )
 
-def make_catalogue(seed: int, size: int) -> Catalogue:
-    """Make a catalogue; the same seed and size give the same one."""
+
+def make_catalogue(seed: int, size: int, opening: int | None = None) -> Catalogue:
+    """Make a catalogue of which `opening` items (default: all) are sold from the start; the same arguments give the same one."""
     rng = np.random.default_rng([seed, 1])
-    shelves = [(department, shelf) for department, inside in SHELVES.items() for shelf in inside]
-    shelf_of = np.sort(rng.integers(0, len(shelves), size))
-    brand_of = rng.integers(0, len(BRANDS), size)
+    opening = size if opening is None else opening
+    shelf_of = rng.integers(0, len(SHELF_NAMES), size)
+    shelf_of[:opening].sort()
+    brand_of, style_of, material_of, colour_of = (rng.integers(0, len(names), size) for names in (BRANDS, STYLES, MATERIALS, COLOURS))
+    noun_of = rng.random(size)
     department_vectors = {department: rng.normal(size=DIMENSIONS) for department in SHELVES}
-    shelf_vectors = np.array([0.6 * department_vectors[department] + rng.normal(size=DIMENSIONS) for department, _ in shelves])
+    shelf_vectors = np.array([0.6 * department_vectors[department] + rng.normal(size=DIMENSIONS) for department, _ in SHELF_NAMES])
     brand_vectors = 0.5 * rng.normal(size=(len(BRANDS), DIMENSIONS))
     vectors = shelf_vectors[shelf_of] + brand_vectors[brand_of] + 0.4 * rng.normal(size=(size, DIMENSIONS))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    titles, descriptions, images, prices, seen = [], [], [], [], set[str]()
-    for index in range(size):
-        department, shelf = shelves[shelf_of[index]]
-        median, nouns = SHELVES[department][shelf]
-        brand, noun, colour = BRANDS[brand_of[index]], nouns[rng.integers(len(nouns))], tuple(COLOURS)[rng.integers(len(COLOURS))]
-        style, material = STYLES[rng.integers(len(STYLES))], MATERIALS[rng.integers(len(MATERIALS))]
-        title = f"{brand} {style} {material} {noun}"
-        if title in seen:
-            title += f" {colour}"
-        seen.add(title)
-        titles.append(title)
-        descriptions.append(f"{style} {noun.lower()} in {colour.lower()} {material.lower()} by {brand}, for {department.lower()} and {shelf.lower()}.")
-        images.append(_picture(noun, COLOURS[colour]))
-        prices.append(max(0.5, round(median * float(rng.lognormal(0, 0.45)), 2)))
-
+    medians = np.array([SHELVES[department][shelf][0] for department, shelf in SHELF_NAMES])
     popularity = rng.pareto(1.4, size) + 0.15
+
+    titles, descriptions, nouns, seen = [], [], [], dict[str, int]()
+    materials, brands = [MATERIALS[index] for index in material_of], [BRANDS[index] for index in brand_of]
+    colours = [tuple(COLOURS)[index] for index in colour_of]
+    paths = [" > ".join(SHELF_NAMES[index]) for index in shelf_of]
+    for index, (brand, material, colour) in enumerate(zip(brands, materials, colours, strict=True)):
+        department, shelf = SHELF_NAMES[shelf_of[index]]
+        choice = SHELVES[department][shelf][1]
+        noun, style = choice[int(noun_of[index] * len(choice))], STYLES[style_of[index]]
+        title = f"{brand} {style} {material} {noun}"
+        seen[title] = seen.get(title, 0) + 1
+        titles.append(title if seen[title] == 1 else f"{title} No. {seen[title]}")
+        descriptions.append(f"{style} {noun.lower()} in {colour.lower()} {material.lower()} by {brand}, for {department.lower()} and {shelf.lower()}.")
+        nouns.append(noun)
+
+    letters = {noun[0] for inside in SHELVES.values() for _, choice in inside.values() for noun in choice}
+    pictures = {(letter, colour): _picture(letter, code) for letter in letters for colour, code in COLOURS.items()}
+    digits = max(5, len(str(size - 1)))  # so that ids sort as numbers do
     return Catalogue(
-        item_ids=tuple(f"item-{index:05d}" for index in range(size)),
+        opening=opening,
+        item_ids=tuple(f"item-{index:0{digits}d}" for index in range(size)),
         titles=tuple(titles),
         descriptions=tuple(descriptions),
-        brands=tuple(BRANDS[index] for index in brand_of),
-        category_paths=tuple(f"{shelves[index][0]} > {shelves[index][1]}" for index in shelf_of),
-        images=tuple(images),
-        prices=np.array(prices),
+        brands=tuple(brands),
+        materials=tuple(materials),
+        nouns=tuple(nouns),
+        colours=tuple(colours),
+        category_paths=tuple(paths),
+        images=tuple(pictures[noun[0], colour] for noun, colour in zip(nouns, colours, strict=True)),
+        prices=np.maximum(0.5, np.round(medians[shelf_of] * rng.lognormal(0, 0.45, size), 2)),
         shelves=shelf_of,
         vectors=vectors,
-        links=_links(rng, shelf_of, len(shelves), vectors),
-        popularity=popularity / popularity.sum(),
+        links=_links(rng, shelf_of, opening, vectors),
+        popularity=popularity / popularity[:opening].sum(),
     )
 
 
-def _links(rng: np.random.Generator, shelf_of: NDArray[np.int64], shelves: int, vectors: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Link each item to LINKS items: two of a companion shelf (a fixed one per shelf) and one of its own shelf, preferring what is alike."""
-    circle = rng.permutation(shelves)
-    companion = np.empty(shelves, dtype=np.int64)
-    companion[circle] = np.roll(circle, -1)
-    likeness = vectors @ vectors.T + 0.5 * rng.gumbel(size=(len(vectors), len(vectors)))
-    np.fill_diagonal(likeness, -np.inf)
-    own = shelf_of[:, None] == shelf_of[None, :]
-    beside = companion[shelf_of][:, None] == shelf_of[None, :]
-    first = np.argsort(-np.where(beside, likeness, likeness - 100.0), axis=1)[:, :2]
-    taken = np.zeros_like(own)
-    np.put_along_axis(taken, first, True, axis=1)
-    second = np.argmax(np.where(own & ~taken, likeness, likeness - 100.0 - 1000.0 * taken), axis=1)
-    return np.column_stack([first[:, :1], second, first[:, 1:]])
+def _links(rng: np.random.Generator, shelf_of: NDArray[np.int64], opening: int, vectors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Link each item to LINKS others: two of a companion shelf (a fixed one per shelf) and one of its own shelf, preferring what is alike."""
+    circle = rng.permutation(len(SHELF_NAMES))
+    companion = np.roll(circle, -1)[np.argsort(circle)]
+    links = np.empty((len(shelf_of), LINKS), dtype=np.int64)
+    shelves = [np.flatnonzero(shelf_of[:opening] == shelf) for shelf in range(len(SHELF_NAMES))]
+
+    def nearest(items: NDArray[np.int64], among: NDArray[np.int64], barred: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Return [items, count]; a shelf that holds too few is filled up with any items."""
+        own = rng.choice(among, AMONG, replace=False) if len(among) > AMONG else among
+        spare = np.setdiff1d(rng.choice(opening, min(opening, count + barred.shape[1]), replace=False), own)
+        among = np.concatenate([own, spare])
+        likeness = vectors[items] @ vectors[among].T + 0.5 * rng.gumbel(size=(len(items), len(among))) - np.repeat((0.0, 100.0), (len(own), len(spare)))
+        likeness[(among[None, :, None] == barred[:, None, :]).any(axis=2)] = -np.inf
+        return among[np.argsort(-likeness, axis=1)[:, :count]]
+
+    for shelf in range(len(SHELF_NAMES)):
+        mine = np.flatnonzero(shelf_of == shelf)
+        for items in np.array_split(mine, len(mine) // 1024 + 1):
+            if len(items):
+                beside = nearest(items, shelves[companion[shelf]], items[:, None], 2)
+                own = nearest(items, shelves[shelf], np.column_stack([items, beside]), 1)
+                links[items] = np.column_stack([beside[:, :1], own, beside[:, 1:]])
+    return links
 
 
-def _picture(noun: str, colour: str) -> str:
+def _picture(letter: str, colour: str) -> str:
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 80 80"><rect width="80" height="80" rx="8" fill="{colour}"/>'
-        f'<text x="40" y="52" font-size="34" text-anchor="middle" fill="#fff">{noun[0]}</text></svg>'
+        f'<text x="40" y="52" font-size="34" text-anchor="middle" fill="#fff">{letter}</text></svg>'
     )
     return "data:image/svg+xml," + quote(svg, safe=" =:/'")

@@ -2,8 +2,10 @@
 
 import json
 import sys
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,16 +25,39 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--users", type=click.IntRange(1), default=1500, show_default=True)
 @click.option("--items", type=click.IntRange(20), default=600, show_default=True)
-@click.option("--visits", type=click.IntRange(1), default=550, show_default=True, help="A day.")
+@click.option("--visits", type=click.IntRange(1), default=550, show_default=True, help="On a usual day; one makes about 40 events.")
+@click.option("--robots", type=click.FloatRange(0, 0.45), default=0.01, show_default=True, help="Share of a day's events made by robots.")
+@click.option("--fraud", type=click.FloatRange(0, 0.45), default=0.003, show_default=True, help="Share of a day's events made by click farms.")
+@click.option("--dirt", type=click.Choice(["none", "some", "much"]), default="some", show_default=True, help="Rows repeated, null, broken, late, mistimed.")
+@click.option("--missing-day", type=DAY, multiple=True, help="A day on which nothing is delivered. May be repeated.")
+@click.option("--double-day", type=DAY, multiple=True, help="A day that is delivered again with the next one. May be repeated.")
+@click.option("--schema-change", type=DAY, help="From this day on events have a column that nobody announced.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
-def simulate(out: Path, days: int, end: datetime, seed: int, users: int, items: int, visits: int, as_json: bool) -> None:
+def simulate(
+    out: Path,
+    end: datetime,
+    dirt: str,
+    missing_day: tuple[datetime, ...],
+    double_day: tuple[datetime, ...],
+    schema_change: datetime | None,
+    as_json: bool,
+    **sizes: Any,
+) -> None:
     """Make the raw days of a simulated shop; the same arguments give the same bytes."""
+    from evershelf.shops.dirt import LEVELS
     from evershelf.shops.simulator import simulate as play
 
+    trouble = replace(
+        LEVELS[dirt],
+        new_column_from=schema_change.date() if schema_change else None,
+        doubled_days=tuple(day.date() for day in double_day),
+        missing_days=tuple(day.date() for day in missing_day),
+    )
     rows = {}
-    for made in play(out, days=days, end=end.date(), seed=seed, users=users, items=items, visits=visits, zone=load_settings().zone):
+    for made in play(out, end=end.date(), zone=load_settings().zone, dirt=trouble, **sizes):
         rows[made.day.isoformat()] = {"events": made.events, "orders": made.orders, "products": made.products}
-        click.echo(f"{made.day}: {made.events} events, {made.orders} order lines, {made.products} products", err=as_json)
+        what = f"{made.events} events, {made.orders} order lines, {made.products} products"
+        click.echo(f"{made.day}: {what}" + ("" if made.delivered else "; nothing of it is delivered"), err=as_json)
     if as_json:
         click.echo(json.dumps({"out": str(out), "days": rows}))
 

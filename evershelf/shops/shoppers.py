@@ -1,6 +1,9 @@
-"""How a simulated shopper acts: what is clicked is position bias times taste. The simulator and live load both act by it."""
+"""How a simulated shopper acts: what is clicked is position bias times taste, what is bought hangs on price, habit and budget.
 
-from dataclasses import dataclass
+The simulator and live load both act by it.
+"""
+
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +14,46 @@ POSITION_BIAS = 0.72  # each place is looked at this much less often than the on
 TASTE_WEIGHT = 7.0
 LINK_BONUS = (3.2, 2.4, 1.8)  # for the items that tend to follow the last one, strongest first
 RELUCTANCE = 3.4
+CART = 0.3  # chance that a clicked item is put into the cart, at its list price
+PURCHASE = 0.45  # chance that what is in the cart is bought, when the shop has it and the budget allows it
+ELASTICITY = 1.8  # demand goes with (price / list price) ** -ELASTICITY
+AGAIN = (0.3, 2.5)  # times as likely to buy what one has already: an ordinary item, a consumable
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What only the simulator knows.
+    """What only the simulator knows, at the end of the last simulated day.
 
-    Shapes: item_vectors [items, d]; links [items, LINKS]; popularity [items]; shopper_vectors [shoppers, d]; queries [shoppers, n], texts they would type.
+    Shapes: item_vectors [items, d]; links [items, LINKS]; popularity [items]; shopper_vectors [shoppers, d]; queries [shoppers, n], texts they would type;
+    prices [items], what a piece costs; demand [items], how a discount raises carts, 1 for none; consumable [items], whether it is bought again and again;
+    owned [shoppers, k], places of the last items bought, -1 for none; budgets [shoppers], what is left for the week, in the shop's currency;
+    robots and farms: accounts of robots and of click farms. They have no row in `user_ids`: whoever measures honest shoppers leaves them out.
     """
 
     item_ids: NDArray[np.str_]
     item_vectors: NDArray[np.float64]
     links: NDArray[np.int64]
     popularity: NDArray[np.float64]
+    prices: NDArray[np.float64]
+    demand: NDArray[np.float64]
+    consumable: NDArray[np.bool_]
     user_ids: NDArray[np.str_]
     shopper_vectors: NDArray[np.float64]
     queries: NDArray[np.str_]
+    owned: NDArray[np.int64]
+    budgets: NDArray[np.float64]
+    robots: NDArray[np.str_]
+    farms: NDArray[np.str_]
+
+
+ITEMS = ("item_ids", "item_vectors", "links", "popularity", "prices", "demand", "consumable")
 
 
 def save_truth(truth: Truth, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "items.npz", item_ids=truth.item_ids, item_vectors=truth.item_vectors, links=truth.links, popularity=truth.popularity)
-    np.savez(folder / "shoppers.npz", user_ids=truth.user_ids, shopper_vectors=truth.shopper_vectors, queries=truth.queries)
+    values = {one.name: getattr(truth, one.name) for one in fields(truth)}
+    np.savez(folder / "items.npz", **{name: value for name, value in values.items() if name in ITEMS})
+    np.savez(folder / "shoppers.npz", **{name: value for name, value in values.items() if name not in ITEMS})
 
 
 def load_truth(folder: Path) -> Truth:
@@ -66,6 +87,19 @@ def link_bonus(links: NDArray[np.int64], last: NDArray[np.int64], shown: NDArray
     return np.where(last[:, None] >= 0, bonus, 0.0)
 
 
+def cart_probabilities(demand: NDArray[np.float64], consumable: NDArray[np.bool_], owned: NDArray[np.int64], shown: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [pages, places]: the probability that a click on each shown item leads to the cart.
+
+    Args:
+        demand, consumable: [items], as in `Truth`.
+        owned: [pages, k], what the shopper who looks has bought lately, -1 for none.
+        shown: [pages, places], places of the items.
+    """
+    has = (shown[:, :, None] == owned[:, None, :]).any(axis=2)
+    habit = np.where(has, np.where(consumable[shown], AGAIN[1], AGAIN[0]), 1.0)
+    return np.minimum(0.95, CART * demand[shown] * habit)
+
+
 def chances(truth: Truth, shopper: int, item_ids: list[str], last_item: str | None = None) -> NDArray[np.float64]:
     """Return [items]: the true probability that a shopper clicks each shown item; their sum is what an answer is worth to the shop, in expected clicks.
 
@@ -86,3 +120,16 @@ def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list
     """Return which of the shown items a shopper clicks, in the order shown; the arguments are those of `chances`."""
     drawn = rng.random(len(item_ids)) < chances(truth, shopper, item_ids, last_item)
     return [item for item, yes in zip(item_ids, drawn, strict=True) if yes]
+
+
+def bought(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str]) -> list[str]:
+    """Return which of the clicked items a shopper buys, one piece of each, in the order clicked: while the week's budget lasts; never unknown ids."""
+    known = [item for item in item_ids if item in truth.item_ids]
+    places = np.searchsorted(truth.item_ids, known) if known else np.zeros(0, dtype=np.int64)
+    likely = PURCHASE * cart_probabilities(truth.demand, truth.consumable, truth.owned[[shopper]], places[None, :])[0]
+    left, taken = float(truth.budgets[shopper]), []
+    for item, price, wants in zip(known, truth.prices[places].tolist(), rng.random(len(known)) < likely, strict=True):
+        if wants and price <= left:
+            left -= price
+            taken.append(item)
+    return taken
