@@ -12,7 +12,7 @@ flock 9
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
 
 step "System packages"
-declare -A packages=([redis-server]=redis-server [prometheus]=prometheus [promtool]=prometheus [java]=openjdk-17-jre-headless [mvn]=maven [g++]=g++)
+declare -A packages=([redis-server]=redis-server [wrk]=wrk [prometheus]=prometheus [promtool]=prometheus [java]=openjdk-17-jre-headless [mvn]=maven [g++]=g++)
 missing=()
 for command in "${!packages[@]}"; do command -v "$command" >/dev/null || missing+=("${packages[$command]}"); done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv python3-dev)
