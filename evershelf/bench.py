@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import sys
+from pathlib import Path
 
 import click
 
@@ -14,6 +16,7 @@ BENCHES = ("gateway_snapshot", "simulator")
 @click.argument("name", type=click.Choice([*BENCHES, "all"]))
 def bench(name: str) -> None:
     """Run benchmark NAME, or all. Prints one JSON object per benchmark, from a checkout only."""
+    sys.path.append(str(Path.cwd()))  # unlike `python -m`, an installed command does not look where it was called
     for one in BENCHES if name == "all" else (name,):
         try:
             measure = importlib.import_module(f"benchmarks.{one}").bench
