@@ -22,7 +22,7 @@ from evershelf.demo.shoppers import Plan
 from evershelf.demo.work import Job, Workshop
 from evershelf.errors import CommandFailed
 from evershelf.settings import Settings
-from evershelf.shops.shoppers import TRUTH, load_truth
+from evershelf.shops.shoppers import TRUTH
 from evershelf.stack import supervision
 from evershelf.stack.airflow_api import AirflowApi
 from evershelf.storage import local_path
@@ -103,26 +103,26 @@ class Circle:
 
     def send_shoppers(self) -> None:
         """Start the load: the shop's own shoppers, items and words."""
-        titles = lake.read("products", ["item_id", "title"]).to_pydict()
-        words = [word.lower() for title in titles["title"] for word in title.split() if len(word) > 3 and word.isalpha()]
         plan = Plan(
             urls=self.settings.gateway_urls,
             answers=str(self.answers.path),
             rate=RATE,
-            users=tuple(sorted(self.known_users())),
-            items=tuple(sorted(set(titles["item_id"]))),
-            queries=tuple(random.Random(7).sample(words, min(500, len(words)))),
-            truth=None if self.data else str(self.raw / TRUTH),
             seed=len(self.workshop.jobs),  # a second crowd must not repeat the first one's event ids
         )
+        if self.data:
+            titles = lake.read("products", ["item_id", "title"]).to_pydict()
+            words = [word.lower() for title in titles["title"] for word in title.split() if len(word) > 3 and word.isalpha()]
+            queries = tuple(random.Random(7).sample(words, min(500, len(words))))
+            plan = msgspec.structs.replace(plan, users=tuple(sorted(self.known_users())), items=tuple(sorted(set(titles["item_id"]))), queries=queries)
+        else:
+            plan = msgspec.structs.replace(plan, truth=str(self.raw / TRUTH))
         path = self.settings.home / "shoppers.json"
         path.write_bytes(msgspec.json.encode(plan))
         self.shoppers = self.workshop.module("evershelf.demo.shoppers", str(path))
 
     def known_users(self) -> set[str]:
-        """Return the raw ids of shoppers who are in the raw days."""
-        if not self.data:
-            return {str(user) for user in load_truth(self.raw / TRUTH).user_ids}
+        """Return the raw ids of shoppers who are in a real shop's raw days."""
+        assert self.data
         found: set[str] = set()
         for day in self.days:
             path = self.data / f"{day}.csv"
