@@ -132,6 +132,22 @@ def summarize(answers: Iterable[Answer]) -> Summary:
     return summary
 
 
+RUNG_COLUMNS = ("rung", "answers", "clicks", "click-through", "expected clicks", "quality beside live", "revenue", "p50 ms", "p99 ms")
+
+
+def rung_rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Return a row of text per rung, under RUNG_COLUMNS."""
+
+    def known(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:.3f}"
+
+    rows: list[tuple[str, ...]] = []
+    for rung, got in summary.got.items():
+        earned = (f"{got.clicks}", f"{got.click_through:.1%}", known(got.worth), known(got.quality), f"{got.revenue:.0f}")
+        rows.append((rung, f"{got.answers}", *earned, f"{got.p50_ms}", f"{got.p99_ms}"))
+    return rows
+
+
 def quantiles(values: Sequence[float], shares: tuple[float, ...] = (0.5, 0.99)) -> list[float]:
     """Return quantiles of some values, rounded to 0.1; zeros when there are none."""
     ordered = sorted(values)

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from evershelf.demo.answers import AnswerLog, Summary, summarize
+from evershelf.demo.answers import RUNG_COLUMNS, AnswerLog, Summary, rung_rows, summarize
 from evershelf.demo.shoppers import Plan, Tally, run
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
@@ -99,22 +99,6 @@ async def _watched(plan: Plan, log: AnswerLog) -> Tally:
         return await run(plan)
     finally:
         watching.cancel()
-
-
-def rung_rows(summary: Summary) -> list[tuple[str, ...]]:
-    """Return a row per rung, under RUNG_COLUMNS."""
-
-    def known(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:.3f}"
-
-    rows = []
-    for rung, got in summary.got.items():
-        earned = (f"{got.clicks}", f"{got.click_through:.1%}", known(got.worth), known(got.quality), f"{got.revenue:.0f}")
-        rows.append((rung, f"{got.answers}", *earned, f"{got.p50_ms}", f"{got.p99_ms}"))
-    return rows
-
-
-RUNG_COLUMNS = ("rung", "answers", "clicks", "click-through", "expected clicks", "quality beside live", "revenue", "p50 ms", "p99 ms")
 
 
 def _show(summary: Summary, tally: Tally, rate: float, late: int, deadline_ms: float) -> None:

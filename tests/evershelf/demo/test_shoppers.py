@@ -86,8 +86,8 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 def play(shop: Shop, tmp_path: Path, name: str = "answers", **more: Any) -> tuple[Tally, list[Answer]]:
     path = tmp_path / f"{name}.jsonl"
-    plan = Plan(**{"urls": (shop.url,), "answers": str(path), "rate": 150.0, "truth": str(tmp_path / TRUTH), "requests": 200} | more)
-    tally = asyncio.run(run(plan))
+    given: dict[str, Any] = {"urls": (shop.url,), "answers": str(path), "rate": 150.0, "truth": str(tmp_path / TRUTH), "requests": 200} | more
+    tally = asyncio.run(run(Plan(**given)))
     return tally, AnswerLog(path).new()
 
 
