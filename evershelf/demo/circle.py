@@ -174,7 +174,7 @@ class Circle:
         api = AirflowApi(f"http://127.0.0.1:{self.settings.airflow.port}")
         api.backfill("lake_daily", self.days[-2], self.settings.zone)
         api.unpause("lake_daily")
-        runs = api.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=420)
+        runs = api.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=900)
         said = ", ".join(f"{run['run_type']} {run['state']}" for run in runs)
         self.promise("Airflow runs one day by schedule and one as a backfill", all(run["state"] == "success" for run in runs), said)
         self.background["candidates"] = self.workshop.begin("run", "candidates", "--json")  # needs the days, and nothing of the faults that come next
