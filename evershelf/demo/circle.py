@@ -5,7 +5,7 @@ import gzip
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -217,7 +217,7 @@ class Circle:
             self.wait_for("Redis in step", services(self.settings)["redis"].ready, 60)
         return fault.outcome
 
-    def without(self, programs: Iterable[str]) -> None:
+    def without(self, programs: Collection[str]) -> None:
         """Stop programs, let shoppers meet that, and start them again."""
         for program in programs:
             supervision.stop_program(self.stack(), program)

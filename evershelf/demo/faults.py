@@ -8,6 +8,7 @@ from evershelf.contracts.rungs import Rung
 from evershelf.demo.answers import Answer, live_worth, quality, summarize
 
 BEFORE = 60.0  # seconds before a fault that it is compared with
+NEWEST = 2000  # answers of `live` before a fault that say what it gives: not all, because it gets better while it learns what shoppers click
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class Fault:
         asked = [answer for answer in answers if answer.endpoint != "events"]
         meanwhile = [answer for answer in asked if self.start <= answer.at < self.end]
         earlier = [answer for answer in asked if answer.at < self.start and answer.arm == "stable"]
-        summary, live = summarize(meanwhile), live_worth(earlier)
+        summary, live = summarize(meanwhile), live_worth([answer for answer in earlier if answer.served_by == "live"][-NEWEST:])
         self.requests, self.lost, self.by_rung, self.p99_ms = summary.answers, summary.bad, dict(summary.by_rung), summary.p99_ms
         if found := quality(meanwhile, live):
             self.quality, self.margin = found

@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from evershelf.demo.answers import Answer
-from evershelf.shops.shoppers import Truth, chances, load_truth
+from evershelf.shops.shoppers import TASTE_WEIGHT, Truth, chances, load_truth
 
 TIMEOUT = 5.0  # seconds; longer is no answer
 AT_ONCE = 200  # shoppers who wait or act; more do not come
@@ -71,7 +71,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Shopper:
-    """Somebody who comes. `row` is the place of the tastes in the truth, None without one; `last` what was clicked last."""
+    """Somebody who comes. `row` is the place of the tastes in the truth, None without one; `last` what was clicked last, or looked at elsewhere before."""
 
     user_id: str
     row: int | None
@@ -148,7 +148,10 @@ class Crowd:
 
     def _shopper(self, user: str, row: int) -> Shopper:
         # A visit's name must not give the shopper away: unlike `user_id` it is stored as it is.
-        return Shopper(user, row if self._truth else None, session=self._uuid())
+        if not self._truth:
+            return Shopper(user, None, self._uuid())
+        liked = TASTE_WEIGHT * self._truth.item_vectors @ self._truth.shopper_vectors[row] + self._numbers.gumbel(size=len(self._items))
+        return Shopper(user, row, self._uuid(), last=self._items[int(liked.argmax())])
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128)))
