@@ -277,7 +277,9 @@ class Circle:
             fault.outcome = f"{ended['outcome']}: {ended['why']}"
         self.promise(f"{name}: thrown out, and what is live stays live", ended["outcome"] == "rejected" and self.status()["stable"] == before, ended["why"])
         time.sleep(1.0)  # what was sent before the end has its answer by then
-        trial = [answer for answer in self.answers.since(fault.start) if answer.at < fault.end and answer.served_by]
+        answered = [answer for answer in self.answers.since(fault.start) if answer.at < fault.end and answer.served_by]
+        tried = min((answer.at for answer in answered if answer.snapshot_id == snapshot), default=fault.start)
+        trial = [answer for answer in answered if answer.at >= tried]
         share = max((float(stage["share"]) for stage in ended["stages"]), default=0.0)
         its = sum(answer.snapshot_id == snapshot for answer in trial)
         # Shoppers are drawn to arms by their ids, so the share of a few hundred answers scatters about the canary's share.

@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 _SHOWN = {"user_candidates": "item_id", "item_candidates": "neighbor_id", "query_candidates": "item_id", "popular_items": "item_id"}
 
 
+_FEW = 10  # items in a broken list: as many as an answer shows
+
+
 @contextmanager
 def mixed_up_model(candidates: Path, models: Path) -> Iterator[str]:
     """Give candidates whose model has a vocabulary that is not its own, so that it scores each item as another one; its golden queries hold numbers and agree.
@@ -39,7 +42,7 @@ def mixed_up_model(candidates: Path, models: Path) -> Iterator[str]:
 
 @contextmanager
 def upside_down_candidates(candidates: Path) -> Iterator[str]:
-    """Give candidates that name the shop's least popular items wherever the good ones name the most popular, as if an order had been turned round.
+    """Give candidates that name the shop's least popular items wherever the good ones name the most popular, and only a few: a wrong order, then a cut.
 
     Args:
         candidates: the folder of the good ones.
@@ -48,7 +51,7 @@ def upside_down_candidates(candidates: Path) -> Iterator[str]:
         The id of the bad candidates, which are gone afterwards.
     """
     with _copy(candidates, "upside-down") as bad:
-        lists = {name: pq.read_table(bad / name, partitioning=None) for name in _SHOWN}
+        lists = {name: pq.read_table(bad / name, partitioning=None, filters=[("position", "<=", _FEW)]) for name in _SHOWN}
         chosen = Counter(pq.read_table(bad / "user_history", columns=["item_id"], partitioning=None)["item_id"].to_pylist())
         items = sorted({item for name, table in lists.items() for item in table[_SHOWN[name]].to_pylist()}, key=lambda item: (chosen[item], item))
         opposite = pa.array(items[::-1])
