@@ -2,6 +2,7 @@
 SHELL := bash
 SHOP ?= simulator
 DATA ?=
+TOUR ?= short
 python := .venv/bin/python
 evershelf := .venv/bin/evershelf
 
@@ -11,7 +12,7 @@ setup:
 	@scripts/setup.sh
 
 demo: setup
-	@$(evershelf) demo --shop $(SHOP) $(if $(DATA),--data $(DATA))
+	@$(evershelf) demo --shop $(SHOP) --tour $(TOUR) $(if $(DATA),--data $(DATA))
 
 test: setup
 	@$(python) -m pytest

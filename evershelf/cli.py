@@ -16,6 +16,7 @@ COMMANDS = {
     "up": ("evershelf.stack.commands:up", "Start the local stack in the background."),
     "down": ("evershelf.stack.commands:down", "Stop what `up` started."),
     "demo": ("evershelf.demo.commands:demo", "Go round the whole circle, break things, report."),
+    "shoppers": ("evershelf.demo.live_shoppers:shoppers", "Let simulated shoppers use the gateways, and say what they got."),
     "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot."),
     "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
     "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),

@@ -1,12 +1,14 @@
-"""The demo's steps, in order. Every step is a real command, run as an operator would run it."""
+"""The demo's steps. A tour is a list of them; every step is a real command, run as an operator would run it."""
 
 import csv
 import gzip
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,28 @@ import psutil
 import pyarrow.parquet as pq
 
 from evershelf import lake
+from evershelf.contracts.rungs import Rung
+from evershelf.demo import sabotage
 from evershelf.demo.answers import AnswerLog, summarize
+from evershelf.demo.faults import Fault
+from evershelf.demo.plots import Decision
 from evershelf.demo.report import LandingDay, Promise, Report
 from evershelf.demo.shoppers import Plan
 from evershelf.demo.work import Job, Workshop
 from evershelf.errors import CommandFailed
 from evershelf.settings import Settings
-from evershelf.shops.shoppers import TRUTH, load_truth
-from evershelf.stack import supervision
+from evershelf.shops.shoppers import TRUTH
+from evershelf.stack import redis, supervision
 from evershelf.stack.airflow_api import AirflowApi
+from evershelf.stack.services import services
 from evershelf.storage import local_path
 
 RATE = 25.0  # requests a second; each answer is followed by a post of events
 SCHEDULED = 2  # days that the first driver leaves to Airflow: one scheduled run, one backfill
 BASICS = "redis,statsd,prometheus"
+HELD_S = 10.0  # what is broken on purpose stays broken at least so long, so that answers show what that costs
+
+Step = tuple[str, Callable[[], str]]  # what the report calls it; what does it, and returns its outcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,54 +54,82 @@ class Circle:
     raw: Path = field(init=False)
     answers: AnswerLog = field(init=False)
     shoppers: Job | None = None
+    background: dict[str, Job] = field(default_factory=dict)  # what was begun early because it only needs time
+    candidates_id: str = ""
+    second: str = ""  # the snapshot of all days
+    snapshots: list[str] = field(default_factory=list)  # promoted, oldest first
     rolled_back: tuple[str, float] | None = None  # which snapshot, and when the command had ended (epoch seconds)
 
     def __post_init__(self) -> None:
         self.raw = self.data or self.settings.home / "raw"
         self.answers = AnswerLog(self.settings.home / "answers.jsonl")
 
-    def go_round(self) -> None:
-        """Run every step; what was promised and what came of it is in the report, also when a step raises."""
-        first, last = self.days[0], self.days[-1]
-        old = self.days[:-SCHEDULED]
-        step = self.workshop.step
-        with step(f"raw days {first} to {last} come in") as done:
-            done.outcome = self.take_in()
-        with step(f"lake: {len(old)} days, one Spark driver") as done:
-            basics = self.workshop.begin("up", "--only", BASICS)
-            published = self.workshop.run("run", "lake_daily", "--from", f"{old[0]}", "--to", f"{old[-1]}", "--landed", "--json")
-            basics.wait()
-            done.outcome = f"{len(published.get('days', ()))} days"
-        airflow = self.workshop.begin("up", "--only", "airflow")  # its slow start overlaps with training
-        with step(f"train, {self.settings.training.ranks} Horovod ranks") as done:
-            model = self.workshop.run("train", "--json")
-            done.outcome = f"{model['model_id']}, {'blessed' if model['blessed'] else 'refused'}"
-            self.promise("a model is trained and blessed", bool(model["blessed"]), "; ".join(model["why"]))
-        with step("candidates"):
-            self.workshop.run("run", "candidates", "--json")
-        with step("first snapshot") as done:
-            earlier = done.outcome = self.workshop.run("run", "build_snapshot", "--json")["snapshot_id"]
-        with step("stack: model server, gateway, Airflow"):
-            self.workshop.run("up", "--only", "model-server,gateway")
-            airflow.wait()
-        with step(f"promote {earlier}"):
-            self.workshop.run("promote", earlier, "--why", "the first one", "--json")
+    def go_round(self, *, full: bool) -> None:
+        """Run a tour; what was promised and what came of it is in the report, also when a step raises."""
+        for name, act in self.tour(full=full):
+            with self.workshop.step(name) as done:
+                done.outcome = act()
+
+    def tour(self, *, full: bool) -> list[Step]:
+        """Return the steps of a tour, in order.
+
+        Shoppers without a truth click blindly, so only a simulated shop can find out by their clicks that a snapshot is bad.
+        """
+        one, other = self.days[-1], self.days[-2]
+        steps: list[Step] = [
+            (f"raw days {self.days[0]} to {one} come in", self.take_in),
+            (f"lake: {len(self.days) - SCHEDULED} days, one Spark driver", self.fill_lake),
+            (f"train, {self.settings.training.ranks} Horovod ranks", self.train),
+            ("candidates", self.make_candidates),
+            ("first snapshot: built, stack started, promoted", self.promote_first),
+            (f"Airflow: {one} as scheduled, {other} as a backfill", self.run_dags),
+            ("kill -9 the model server under load", self.kill_model_server),
+            ("Redis loses its primary", self.lose_redis_primary),
+        ]
+        if full:
+            steps += [("all of Redis is lost, sentinels too", self.lose_redis), ("model server and Redis are lost together", self.lose_both)]
+        steps += [("candidates and second snapshot, of all days", self.build_second), ("promote it through its canary, under load", self.promote_second)]
+        if not self.data:
+            steps.append(("a snapshot with a worse ranking is released", self.release_worse_ranking))
+            if full:
+                steps.append(("a snapshot with broken candidates is released", self.release_broken_candidates))
+        steps.append(("roll back, under load", self.roll_back))
+        if full:
+            steps.append(("the way forward: built again, and promoted", self.promote_again))
+        return [*steps, ("a rotten day arrives", self.bring_rotten_day), ("shoppers' events reach landing", self.ship_events)]
+
+    def fill_lake(self) -> str:
+        basics = self.workshop.begin("up", "--only", BASICS)
+        published = self.workshop.run("run", "lake_daily", "--from", f"{self.days[0]}", "--to", f"{self.days[-SCHEDULED - 1]}", "--landed", "--json")
+        basics.wait()
+        return f"{len(published.get('days', ()))} days"
+
+    def train(self) -> str:
+        self.background["airflow"] = self.workshop.begin("up", "--only", "airflow")  # its slow start overlaps with training
+        model = self.workshop.run("train", "--json")
+        self.promise("a model is trained and blessed", bool(model["blessed"]), "; ".join(model["why"]))
+        return f"{model['model_id']}, {'blessed' if model['blessed'] else 'refused'}"
+
+    def make_candidates(self) -> str:
+        self.candidates_id = str(self.workshop.run("run", "candidates", "--json")["candidates_id"])
+        return self.candidates_id
+
+    def promote_first(self) -> str:
+        serving = self.workshop.begin("up", "--only", "model-server,gateway")
+        snapshot = self.build(self.candidates_id)
+        serving.wait()
+        self.background.pop("airflow").wait()
+        self.promote(snapshot, "the first one")
         self.send_shoppers()
-        with step(f"Airflow: {self.days[-1]} as scheduled, {self.days[-2]} as a backfill") as done:
-            done.outcome = self.run_dags()
-        with step("candidates and second snapshot, of all days") as done:
-            self.workshop.run("run", "candidates", "--json")
-            later = done.outcome = self.workshop.run("run", "build_snapshot", "--json")["snapshot_id"]
-        with step(f"promote {later} through its canary, under load"):
-            self.workshop.run("promote", later, "--why", "fresh days", "--json")
-        with step("kill -9 the model server under load") as done:
-            done.outcome = self.kill_model_server()
-        with step("roll back, under load") as done:
-            done.outcome = self.roll_back(later, earlier)
-        with step("a rotten day arrives") as done:
-            done.outcome = self.bring_rotten_day()
-        with step("shoppers' events reach landing") as done:
-            done.outcome = self.ship_events()
+        return snapshot
+
+    def build(self, candidates_id: str) -> str:
+        return str(self.workshop.run("run", "build_snapshot", "--candidates", candidates_id, "--json")["snapshot_id"])
+
+    def promote(self, snapshot: str, why: str) -> str:
+        self.workshop.run("promote", snapshot, "--why", why, "--json")
+        self.snapshots.append(snapshot)
+        return snapshot
 
     def take_in(self) -> str:
         """Make the raw days when the shop is simulated, and take them in at the door."""
@@ -103,26 +141,26 @@ class Circle:
 
     def send_shoppers(self) -> None:
         """Start the load: the shop's own shoppers, items and words."""
-        titles = lake.read("products", ["item_id", "title"]).to_pydict()
-        words = [word.lower() for title in titles["title"] for word in title.split() if len(word) > 3 and word.isalpha()]
         plan = Plan(
             urls=self.settings.gateway_urls,
             answers=str(self.answers.path),
             rate=RATE,
-            users=tuple(sorted(self.known_users())),
-            items=tuple(sorted(set(titles["item_id"]))),
-            queries=tuple(random.Random(7).sample(words, min(500, len(words)))),
-            truth=None if self.data else str(self.raw / TRUTH),
             seed=len(self.workshop.jobs),  # a second crowd must not repeat the first one's event ids
         )
+        if self.data:
+            titles = lake.read("products", ["item_id", "title"]).to_pydict()
+            words = [word.lower() for title in titles["title"] for word in title.split() if len(word) > 3 and word.isalpha()]
+            queries = tuple(random.Random(7).sample(words, min(500, len(words))))
+            plan = msgspec.structs.replace(plan, users=tuple(sorted(self.known_users())), items=tuple(sorted(set(titles["item_id"]))), queries=queries)
+        else:
+            plan = msgspec.structs.replace(plan, truth=str(self.raw / TRUTH))
         path = self.settings.home / "shoppers.json"
         path.write_bytes(msgspec.json.encode(plan))
         self.shoppers = self.workshop.module("evershelf.demo.shoppers", str(path))
 
     def known_users(self) -> set[str]:
-        """Return the raw ids of shoppers who are in the raw days."""
-        if not self.data:
-            return {str(user) for user in load_truth(self.raw / TRUTH).user_ids}
+        """Return the raw ids of shoppers who are in a real shop's raw days."""
+        assert self.data
         found: set[str] = set()
         for day in self.days:
             path = self.data / f"{day}.csv"
@@ -136,31 +174,122 @@ class Circle:
         api = AirflowApi(f"http://127.0.0.1:{self.settings.airflow.port}")
         api.backfill("lake_daily", self.days[-2], self.settings.zone)
         api.unpause("lake_daily")
-        runs = api.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=420)
+        runs = api.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=900)
         said = ", ".join(f"{run['run_type']} {run['state']}" for run in runs)
         self.promise("Airflow runs one day by schedule and one as a backfill", all(run["state"] == "success" for run in runs), said)
+        self.background["candidates"] = self.workshop.begin("run", "candidates", "--json")  # needs the days, and nothing of the faults that come next
         return said
 
     def kill_model_server(self) -> str:
         """Kill it, see answers go on from the next rung, and wait until it is live again."""
+        self.wait_for("answers from live", lambda: any(answer.served_by == "live" for answer in self.answers.new()), 60)
+        with self.fault("the model server is killed", expected="local_model") as fault:
+            psutil.Process(supervision.program_pid(self.stack(), "model-server")).kill()
+            self.wait_until_live_again(fault.start)
+        return fault.outcome
+
+    def lose_redis_primary(self) -> str:
+        """Take the primary away until a replica stands in its place, then bring it back as one."""
+        lost = redis.current_primary(self.settings)
+        assert lost
+        with self.fault("Redis loses its primary") as fault:
+            supervision.stop_program(self.stack(), lost)
+            self.wait_for("another primary", lambda: redis.current_primary(self.settings) not in (None, lost), 60)
+            fault.outcome = f"{redis.current_primary(self.settings)} took over from {lost} after {time.time() - fault.start:.1f} s"
+            self.wait_for("shoppers who meet it", lambda: time.time() > fault.start + HELD_S, HELD_S)
+            supervision.start_program(self.stack(), lost)
+            self.wait_for("Redis in step", services(self.settings)["redis"].ready, 60)
+        return fault.outcome
+
+    def lose_redis(self) -> str:
+        """Take every server and sentinel away for a while."""
+        with self.fault("all of Redis is lost") as fault:
+            self.without(redis.redis_programs(self.settings))
+            self.wait_for("Redis in step", services(self.settings)["redis"].ready, 60)
+            fault.outcome = f"in step again after {time.time() - fault.start:.1f} s"
+        return fault.outcome
+
+    def lose_both(self) -> str:
+        """Take the model server and all of Redis away for a while: what is left is the gateway's own disk."""
+        with self.fault("model server and Redis are lost", expected="local_model") as fault:
+            self.without(["model-server", *redis.redis_programs(self.settings)])
+            self.wait_until_live_again(fault.start)
+            self.wait_for("Redis in step", services(self.settings)["redis"].ready, 60)
+        return fault.outcome
+
+    def without(self, programs: Collection[str]) -> None:
+        """Stop programs, let shoppers meet that, and start them again."""
+        for program in programs:
+            supervision.stop_program(self.stack(), program)
+        gone = time.time()
+        self.wait_for("shoppers who meet it", lambda: time.time() > gone + HELD_S, HELD_S)
+        for program in programs:
+            supervision.start_program(self.stack(), program)
+
+    def stack(self) -> supervision.Running:
         record = supervision.running(self.settings.home)
         assert record
-        self.wait_for("answers from live", lambda: any(answer.served_by == "live" for answer in self.answers.new()), 30)
-        killed = time.time()
-        psutil.Process(supervision.program_pid(record, "model-server")).kill()
-        self.wait_for("answers from local_model", lambda: any(answer.served_by == "local_model" for answer in self.answers.since(killed)), 30)
-        fell = next(answer.at for answer in self.answers.since(killed) if answer.served_by == "local_model")
-        self.wait_for("live again", lambda: any(answer.served_by == "live" for answer in self.answers.since(fell + 0.5)), 120)
-        back = next(answer.at for answer in self.answers.since(fell + 0.5) if answer.served_by == "live")
-        between = [answer for answer in self.answers.since(killed) if answer.at < back and answer.endpoint != "events"]
-        meanwhile, lost = summarize(between), sum(not answer.good for answer in between)
-        rungs = ", ".join(f"{rung} {count}" for rung, count in meanwhile.by_rung.items())
-        outcome = f"{meanwhile.answers} answers meanwhile ({rungs}), {lost} lost, live again after {back - killed:.1f} s"
-        self.promise("answers go on while the model server is dead", lost == 0 and meanwhile.by_rung["local_model"] > 0, outcome)
-        return outcome
+        return record
 
-    def roll_back(self, bad: str, good: str) -> str:
+    @contextmanager
+    def fault(self, name: str, *, expected: Rung = "live", released: str = "") -> Iterator[Fault]:
+        """Put what happens inside into the report as one fault."""
+        fault = Fault(name=name, expected=expected, released=released)
+        self.report.faults.append(fault)
+        try:
+            yield fault
+        finally:
+            fault.end = time.time()
+        fault.outcome = fault.outcome or f"well again after {fault.end - fault.start:.1f} s"
+
+    def wait_until_live_again(self, since: float) -> None:
+        self.wait_for("answers from local_model", lambda: any(answer.served_by == "local_model" for answer in self.answers.since(since)), 60)
+        fell = next(answer.at for answer in self.answers.since(since) if answer.served_by == "local_model")
+        self.wait_for("live again", lambda: any(answer.served_by == "live" for answer in self.answers.since(fell + 0.5)), 180)
+
+    def build_second(self) -> str:
+        self.candidates_id = str(self.background.pop("candidates").wait()["candidates_id"])
+        self.second = self.build(self.candidates_id)
+        return self.second
+
+    def promote_second(self) -> str:
+        return self.promote(self.second, "fresh days")
+
+    def promote_again(self) -> str:
+        return self.promote(self.build(self.candidates_id), "built again after the rollback")
+
+    def release_worse_ranking(self) -> str:
+        candidates = local_path(self.settings.url("candidates")) / self.candidates_id
+        with sabotage.mixed_up_model(candidates, local_path(self.settings.url("models"))) as bad:
+            snapshot = self.build(bad)
+        return self.release_bad("a worse ranking is released", snapshot)
+
+    def release_broken_candidates(self) -> str:
+        with sabotage.upside_down_candidates(local_path(self.settings.url("candidates")) / self.candidates_id) as bad:
+            snapshot = self.build(bad)
+        return self.release_bad("broken candidates are released", snapshot)
+
+    def release_bad(self, name: str, snapshot: str) -> str:
+        """Release a snapshot that golden queries cannot find bad; the judge must, and until then it gets no more than its canary share."""
+        before = self.status()["stable"]
+        with self.fault(name, released=snapshot) as fault:
+            ended = self.workshop.run("promote", snapshot, "--why", name, "--json", allowed=(0, 1))
+            fault.outcome = f"{ended['outcome']}: {ended['why']}"
+        self.promise(f"{name}: thrown out, and what is live stays live", ended["outcome"] == "rejected" and self.status()["stable"] == before, ended["why"])
+        time.sleep(1.0)  # what was sent before the end has its answer by then
+        answered = [answer for answer in self.answers.since(fault.start) if answer.at < fault.end and answer.served_by]
+        tried = min((answer.at for answer in answered if answer.snapshot_id == snapshot), default=fault.start)
+        trial = [answer for answer in answered if answer.at >= tried]
+        share = max((float(stage["share"]) for stage in ended["stages"]), default=0.0)
+        its = sum(answer.snapshot_id == snapshot for answer in trial)
+        # Shoppers are drawn to arms by their ids, so the share of a few hundred answers scatters about the canary's share.
+        most = share * len(trial) + 4 * math.sqrt(share * (1 - share) * len(trial))
+        self.promise(f"{name}: it never gets more than its canary share", its <= most, f"{its} of {len(trial)} answers at a share of {share:.0%}")
+        return fault.outcome
+
+    def roll_back(self) -> str:
         """Roll back; what was started after the command ended must not carry the bad id."""
+        bad, good = self.snapshots[-1], self.snapshots[-2]
         self.workshop.run("rollback", "--why", "the demo shows the way back", "--json")
         done = time.time()
         self.rolled_back = (bad, done)
@@ -214,15 +343,21 @@ class Circle:
     def stop_shoppers(self) -> None:
         if self.shoppers and self.shoppers.process.poll() is None:
             self.shoppers.process.terminate()
-            self.shoppers.process.wait(30)
+            self.report.not_sent += int(self.shoppers.wait().get("not_sent", 0))
         self.answers.new()
 
     def conclude(self) -> None:
-        """Read what is promised of the whole out of the answers and the lake."""
+        """Read what is promised of the whole out of the answers, the promotion log and the lake."""
         self.answers.new()
-        every = self.report.answers = summarize(self.answers.all)
-        bad = every.server_errors + every.unanswered + every.empty + every.other
-        self.promise("not one 5xx, empty or missing answer to a valid request", bad == 0 and every.answers > 0, f"{every.answers} answers, {bad} bad")
+        every = summarize(self.answers.all)
+        every.got = summarize(answer for answer in self.answers.all if answer.endpoint != "events").got
+        self.report.answers = every
+        self.promise("not one 5xx, empty or missing answer to a valid request", every.bad == 0 < every.answers, f"{every.answers} answers, {every.bad} bad")
+        for fault in self.report.faults:
+            fault.measure(self.answers.all)
+            rungs = ", ".join(f"{rung} {count}" for rung, count in fault.by_rung.items())
+            self.promise(f"{fault.name}: answers go on", fault.survived, f"{fault.requests} answers meanwhile ({rungs}), {fault.lost} lost")
+        self.report.decisions = decisions(self.settings, since=min((answer.at for answer in self.answers.all), default=0.0))
         if self.rolled_back:
             bad_id, instant = self.rolled_back
             after = summarize(self.answers.since(instant)).by_snapshot
@@ -249,6 +384,18 @@ class Circle:
             if time.monotonic() > deadline:
                 raise CommandFailed(f"The demo waited {timeout:.0f} s for this in vain: {what}. See {self.workshop.logs} and the services' logs beside it.")
             time.sleep(0.25)
+
+
+def decisions(settings: Settings, since: float) -> list[Decision]:
+    """Return what the promotion log says of the time since an instant (epoch seconds)."""
+    what = {"canary": "canary {share:.0%}", "promoted": "promoted", "rejected": "rejected", "rolled_back": "rolled back"}
+    found = []
+    for path in sorted(local_path(settings.url("promotions")).glob("*.json")):
+        record = msgspec.json.decode(path.read_bytes())
+        at = datetime.fromisoformat(record["at"]).timestamp()
+        if record["kind"] in what and at >= since:
+            found.append(Decision(at, what[record["kind"]].format(share=record.get("share", 0.0)), record["snapshot_id"]))
+    return found
 
 
 def reconciliation() -> list[LandingDay]:

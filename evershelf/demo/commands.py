@@ -30,8 +30,9 @@ SIMULATED_DAYS, REAL_DAYS = 8, 60
 @click.option("--shop", type=click.Choice(["simulator", "online_retail"]), default="simulator", show_default=True)
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the shop's raw days; only for a real shop.")
 @click.option("--days", type=click.IntRange(5, 366), help=f"Days to go round with.  [default: {SIMULATED_DAYS} simulated, the last {REAL_DAYS} real ones]")
+@click.option("--tour", type=click.Choice(["short", "full"]), default="short", show_default=True, help="full: more faults, more bad releases.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on the last line.")
-def demo(shop: str, data: Path | None, days: int | None, as_json: bool) -> None:
+def demo(shop: str, data: Path | None, days: int | None, tour: str, as_json: bool) -> None:
     """Go round the whole circle, break things under load, and report.
 
     It works in a home of its own, which it empties first. With CI=1, or without a terminal, it stops everything and exits in the end; on a terminal shoppers
@@ -49,7 +50,7 @@ def demo(shop: str, data: Path | None, days: int | None, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end either way, it stops what it started
     try:
         with FileLock(home.with_suffix(".lock"), timeout=0):
-            report = _go(home, shop, data.absolute() if data else None, days, console)
+            report = _go(home, shop, data.absolute() if data else None, days, tour, console)
     except Timeout:
         raise CommandFailed(f"Another demo works in {home}. Nothing was started; wait for it, or set EVERSHELF_HOME to another folder.") from None
     if as_json:
@@ -58,7 +59,7 @@ def demo(shop: str, data: Path | None, days: int | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _go(home: Path, shop: str, data: Path | None, wanted: int | None, console: Console) -> Report:
+def _go(home: Path, shop: str, data: Path | None, wanted: int | None, tour: str, console: Console) -> Report:
     supervision.stop(home)  # what a demo that was killed left running
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
@@ -72,7 +73,7 @@ def _go(home: Path, shop: str, data: Path | None, wanted: int | None, console: C
     stays = console.is_terminal and not os.environ.get("CI")
     try:
         try:
-            circle.go_round()
+            circle.go_round(full=tour == "full")
         except EvershelfError as error:
             report.promises.append(Promise("the demo reaches its end", False, str(error).splitlines()[0]))
             console.print(str(error), style="red", markup=False)
@@ -84,7 +85,7 @@ def _go(home: Path, shop: str, data: Path | None, wanted: int | None, console: C
         if record := supervision.running(home):
             report.urls = record.urls
         report.seconds = time.monotonic() - started
-        reports.write(report, home)
+        reports.write(report, home, circle.answers.all)
         reports.show(report, console)
         if stays and report.kept:
             circle.send_shoppers()

@@ -1,5 +1,7 @@
-"""The one-page report: for the terminal, as Markdown and as JSON."""
+"""The one-page report: for the terminal, as HTML with plots, and as JSON."""
 
+import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +9,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from evershelf.demo.answers import Summary
+from evershelf.demo.answers import RUNG_COLUMNS, Answer, Summary, rung_rows
+from evershelf.demo.faults import Fault
+from evershelf.demo.plots import Decision, draw
 from evershelf.demo.work import Step
 
 _Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, columns, rows
@@ -51,6 +55,9 @@ class Report:
     seconds: float = 0.0
     steps: list[Step] = field(default_factory=list)
     answers: Summary = field(default_factory=Summary)
+    not_sent: int = 0  # requests that were due, but this machine was too busy to send them
+    faults: list[Fault] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     promises: list[Promise] = field(default_factory=list)
     landing: list[LandingDay] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
@@ -61,10 +68,10 @@ class Report:
         return bool(self.promises) and all(promise.kept for promise in self.promises)
 
 
-def write(report: Report, home: Path) -> None:
-    """Write report.json and report.md into a home."""
+def write(report: Report, home: Path, answers: Sequence[Answer]) -> None:
+    """Write report.json and report.html into a home; the answers are for the plots."""
     (home / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode({**msgspec.to_builtins(report), "kept": report.kept})))
-    (home / "report.md").write_text(markdown(report))
+    (home / "report.html").write_text(page(report, draw(answers, report.faults, report.decisions)))
 
 
 def show(report: Report, console: Console) -> None:
@@ -77,14 +84,47 @@ def show(report: Report, console: Console) -> None:
     console.print(_verdict(report), style="bold green" if report.kept else "bold red", markup=False)
 
 
-def markdown(report: Report) -> str:
-    """Return the report as Markdown."""
-    lines = [f"# Evershelf demo: {report.shop}", "", _verdict(report), ""]
+def page(report: Report, plots: str) -> str:
+    """Return the report as one HTML page that needs nothing else.
+
+    Args:
+        plots: what `draw` returned.
+    """
+    lines = [_HEAD, "<h1>Evershelf demo</h1>", f'<p class="{"kept" if report.kept else "broken"}">{html.escape(_verdict(report))}</p>', plots]
     for title, columns, rows in _tables(report):
-        lines += [f"## {title}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-        lines.append("")
-    return "\n".join(lines)
+        lines += [f"<h2>{html.escape(title)}</h2>", '<div class="table"><table>', _row("th", columns), *(_row("td", row) for row in rows), "</table></div>"]
+    return "\n".join([*lines, "</main>", ""])
+
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Evershelf demo</title>
+<style>
+body { margin: 0; background: #f4f5f7; color: #1c2430; font: 14px/1.5 system-ui, "DejaVu Sans", sans-serif }
+main { max-width: 1120px; margin: 0 auto; padding: 24px }
+h1 { margin: 0 0 8px; font-size: 26px }
+h2 { margin: 28px 0 6px; font-size: 16px }
+.kept, .broken { padding: 10px 14px; border-radius: 6px; font-weight: 600 }
+.kept { background: #dcf3e3; color: #0e5a2b }
+.broken { background: #fbdcdc; color: #8d1414 }
+.table { overflow-x: auto }
+svg { display: block; width: 100%; height: auto; background: #fff; border-radius: 6px }
+table { border-collapse: collapse; width: 100%; background: #fff; border-radius: 6px; font-variant-numeric: tabular-nums }
+th, td { padding: 5px 10px; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e8ec }
+th { color: #5a6676; font-weight: 600 }
+</style>
+<main>"""
+
+
+def _row(cell: str, texts: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<{cell}>{_linked(text)}</{cell}>" for text in texts) + "</tr>"
+
+
+def _linked(text: str) -> str:
+    escaped = html.escape(text)
+    return f'<a href="{escaped}">{escaped}</a>' if text.startswith("http://") else escaped
 
 
 def _verdict(report: Report) -> str:
@@ -97,6 +137,16 @@ def _verdict(report: Report) -> str:
 def _tables(report: Report) -> list[_Table]:
     answers = report.answers
     tables: list[_Table] = [
+        (
+            "What each fault cost: true quality beside what live gives to the same kinds of request (1.0), \u00b1 half a 95 % interval",
+            ("fault", "seconds", "requests", "lost", "p99 ms", "answers by", "quality", "before", "cost", "outcome"),
+            [fault.row() for fault in report.faults],
+        ),
+        (
+            "What shoppers got",
+            RUNG_COLUMNS,
+            rung_rows(answers),
+        ),
         (f"What ran ({report.days})", ("step", "seconds", "outcome"), [(step.name, f"{step.seconds:.1f}", step.outcome) for step in report.steps]),
         (
             f"Answers: {answers.answers}, p50 {answers.p50_ms} ms, p99 {answers.p99_ms} ms",
@@ -107,6 +157,7 @@ def _tables(report: Report) -> list[_Table]:
                 ("snapshot", _counts(answers.by_snapshot)),
                 ("arm", _counts(answers.by_arm)),
                 ("errors", f"5xx {answers.server_errors}, empty {answers.empty}, no answer {answers.unanswered}, other {answers.other}"),
+                ("not sent", f"{report.not_sent}, because this machine was too busy"),
                 *((f"bad answer {number}", text) for number, text in enumerate(answers.worst, start=1)),
             ],
         ),
@@ -123,7 +174,7 @@ def _tables(report: Report) -> list[_Table]:
         ),
         ("Lists", ("of", "items"), [(heading, " · ".join(titles)) for heading, titles in report.lists.items()]),
         ("Promises", ("promise", "kept", "seen"), [(promise.promise, "yes" if promise.kept else "NO", promise.detail) for promise in report.promises]),
-        ("Look at", ("what", "where"), [*report.urls.items(), ("report", f"{report.home}/report.md"), ("logs", f"{report.home}/logs")]),
+        ("Look at", ("what", "where"), [*report.urls.items(), ("report", f"{report.home}/report.html"), ("logs", f"{report.home}/logs")]),
     ]
     return [table for table in tables if table[2]]
 

@@ -1,19 +1,22 @@
-"""Simulated shoppers: an open-loop load on the gateways, as a process of its own.
+"""Simulated shoppers: an open-loop load on the gateways by shoppers who act on what they are shown (`evershelf shoppers`).
 
 Requests are sent at random instants, whether or not earlier ones were answered. On a machine that is too busy for that fewer are sent, never later ones: a
-slow answer is always the gateway's. Shoppers with a truth click by their taste, the others now and then on something near the top; what they do is posted
-back as events.
-`python -m evershelf.demo.shoppers PLAN` ends on SIGTERM, or when its standard input ends because its starter is gone.
+slow answer is always the gateway's, and what was not sent is counted. Shoppers with a truth click by their true taste, the others now and then on something
+near the top; some of what is clicked goes into the cart, some of that is bought, and all of it is posted back as events. So a better answer earns more.
+`python -m evershelf.demo.shoppers PLAN` is the same as a process that the demo starts: it ends on SIGTERM too, or when its standard input ends because its
+starter is gone.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import sys
 import time
 import uuid
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,13 @@ import msgspec
 import numpy as np
 
 from evershelf.demo.answers import Answer
-from evershelf.shops.shoppers import Truth, clicked, load_truth
+from evershelf.shops.shoppers import TASTE_WEIGHT, Truth, chances, load_truth
 
 TIMEOUT = 5.0  # seconds; longer is no answer
 AT_ONCE = 200  # shoppers who wait or act; more do not come
+BEHIND = 1.0  # seconds; who should have come earlier than that and could not does not come any more
 NEWCOMERS = 0.15  # share of requests by shoppers whom no snapshot knows
+CART, PURCHASE = 0.3, 0.45  # chance that what was clicked goes into the cart, and that it is bought then: those of the simulator
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,18 +42,41 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         urls: gateways, taken in turns.
         answers: file for one JSON line per answer.
         rate: requests a second, on average.
-        users, items, queries: what they ask with; raw user ids, as a shop's front end has them.
-        truth: folder of the simulator's truth, or None.
+        truth: folder of the simulator's truth; its shoppers, items and queries are used then.
+        users, items, queries: what they ask with when there is no truth; raw user ids, as a shop's front end has them.
+        seconds, requests: where it ends; never, when both are None.
     """
 
     urls: tuple[str, ...]
     answers: str
     rate: float
-    users: tuple[str, ...]
-    items: tuple[str, ...]
-    queries: tuple[str, ...]
     truth: str | None = None
+    users: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
     seed: int = 7
+    seconds: float | None = None
+    requests: int | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """How the load went: requests that were due, those that were sent, and those that were not because this machine was too busy."""
+
+    due: int = 0
+    sent: int = 0
+    not_sent: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Shopper:
+    """Somebody who comes. `row` is the place of the tastes in the truth, None without one; `last` what was clicked last, or looked at elsewhere before."""
+
+    user_id: str
+    row: int | None
+    session: str
+    last: str | None = None
 
 
 class Crowd:
@@ -58,90 +86,119 @@ class Crowd:
         self._plan, self._client = plan, client
         self._random, self._numbers = random.Random(plan.seed), np.random.default_rng(plan.seed)
         self._truth: Truth | None = load_truth(Path(plan.truth)) if plan.truth else None
-        self._row = {str(user): row for row, user in enumerate(self._truth.user_ids)} if self._truth else {}
+        self._users = self._truth.user_ids.tolist() if self._truth else plan.users
+        self._items = self._truth.item_ids.tolist() if self._truth else plan.items
         self._file = Path(plan.answers).open("ab")  # noqa: SIM115 - open for as long as the crowd shops
         self._encode = msgspec.json.Encoder().encode
         self._at_work: set[asyncio.Task[None]] = set()
-        self._sessions: dict[str, str] = {}
-        self._sent = 0
+        self._known: dict[str, Shopper] = {}
+        self.tally = Tally()
 
     async def shop(self, stop: asyncio.Event) -> None:
-        """Send requests until told to stop, then wait for the answers that are still due."""
-        due = time.monotonic()
-        while not stop.is_set():
-            due = max(due, time.monotonic() - 1.0) + self._random.expovariate(self._plan.rate)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), max(0.001, due - time.monotonic()))
-            if len(self._at_work) < AT_ONCE:
+        """Send requests until told to stop or as many as planned, then wait for the answers that are still due."""
+        started = due = time.monotonic()
+        ends = started + self._plan.seconds if self._plan.seconds else None
+        while not stop.is_set() and (self._plan.requests is None or self.tally.due < self._plan.requests):
+            due += self._random.expovariate(self._plan.rate)
+            if ends and due > ends:
+                break
+            self.tally.due += 1
+            if time.monotonic() - due > BEHIND or len(self._at_work) >= AT_ONCE:
+                self.tally.not_sent += 1
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), max(0.001, due - time.monotonic()))
+                self.tally.sent += 1
                 task = asyncio.create_task(self._visit())
                 self._at_work.add(task)
                 task.add_done_callback(self._at_work.discard)
+            if len(self._at_work) >= AT_ONCE:
+                await asyncio.sleep(0.001)  # or nobody could ever finish
+            self.tally.seconds = time.monotonic() - started
         await asyncio.gather(*self._at_work)
         self._file.close()
 
     async def _visit(self) -> None:
-        draw, user = self._random.random(), self._somebody()
+        draw, shopper = self._random.random(), self._somebody()
         if draw < 0.55:
-            endpoint, parameters = "recommend", {"user_id": user}
+            endpoint, parameters = "recommend", {"user_id": shopper.user_id}
         elif draw < 0.8:
-            endpoint, parameters = "search", {"q": self._query(user), "user_id": user}
+            endpoint, parameters = "search", {"q": self._query(shopper), "user_id": shopper.user_id}
         else:
-            endpoint, parameters = "similar", {"item_id": self._random.choice(self._plan.items), "user_id": user}
-        self._sent += 1
-        base = self._plan.urls[self._sent % len(self._plan.urls)]
-        body = await self._ask(endpoint, "GET", f"{base}/v1/{endpoint}", params=parameters)
-        if body and body.get("items"):
-            events = self._act(user, endpoint, parameters, body)
-            await self._ask("events", "POST", f"{base}/v1/events", json=events)
+            looked_at = shopper.last or str(self._random.choice(self._items))
+            endpoint, parameters = "similar", {"item_id": looked_at, "user_id": shopper.user_id}
+        base = self._plan.urls[self.tally.sent % len(self._plan.urls)]
+        answer, body = await self._ask(endpoint, "GET", f"{base}/v1/{endpoint}", params=parameters)
+        if not answer.good:
+            self._record(answer)
+            return
+        worth, taken = self._choose(shopper, [item["item_id"] for item in body["items"]], parameters.get("item_id", shopper.last))
+        events, revenue = self._act(shopper, parameters, body, taken)
+        self._record(msgspec.structs.replace(answer, worth=worth, clicks=len(taken), revenue=round(revenue, 2)))
+        self._record((await self._ask("events", "POST", f"{base}/v1/events", json=events))[0])
 
-    def _somebody(self) -> str:
-        return f"newcomer-{uuid.UUID(int=self._random.getrandbits(128))}" if self._random.random() < NEWCOMERS else self._random.choice(self._plan.users)
+    def _somebody(self) -> Shopper:
+        row = self._random.randrange(len(self._users))
+        if self._random.random() < NEWCOMERS:  # somebody with tastes like anybody's, whom nobody has seen before
+            return self._shopper(f"newcomer-{self._uuid()}", row)
+        user = self._users[row]
+        if user not in self._known:
+            self._known[user] = self._shopper(user, row)
+        return self._known[user]
 
-    def _session(self, user: str) -> str:
-        """Return a visit's name, which must not give the shopper away: unlike `user_id` it is stored as it is."""
-        return self._sessions.setdefault(user, str(uuid.uuid4()))
+    def _shopper(self, user: str, row: int) -> Shopper:
+        # A visit's name must not give the shopper away: unlike `user_id` it is stored as it is.
+        if not self._truth:
+            return Shopper(user, None, self._uuid())
+        liked = TASTE_WEIGHT * self._truth.item_vectors @ self._truth.shopper_vectors[row] + self._numbers.gumbel(size=len(self._items))
+        return Shopper(user, row, self._uuid(), last=self._items[int(liked.argmax())])
 
-    def _query(self, user: str) -> str:
-        if self._truth and user in self._row:
-            return str(self._numbers.choice(self._truth.queries[self._row[user]]))
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128)))
+
+    def _query(self, shopper: Shopper) -> str:
+        if self._truth and shopper.row is not None:
+            return str(self._numbers.choice(self._truth.queries[shopper.row]))
         return self._random.choice(self._plan.queries)
 
-    def _act(self, user: str, endpoint: str, parameters: dict[str, str], body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what a shopper does with an answer: sees all of it, clicks some, views what was clicked."""
+    def _choose(self, shopper: Shopper, shown: list[str], last: str | None) -> tuple[float | None, list[int]]:
+        """Return the true expected clicks on what is shown, when they are known, and the places (from 0) that the shopper clicks."""
+        if self._truth and shopper.row is not None:
+            chance = chances(self._truth, shopper.row, shown, last)
+            return round(float(chance.sum()), 4), np.flatnonzero(self._numbers.random(len(shown)) < chance).tolist()
+        return None, [place for place in range(len(shown)) if self._random.random() < 0.1 * 0.8**place]
+
+    def _act(self, shopper: Shopper, parameters: dict[str, str], body: dict[str, Any], taken: list[int]) -> tuple[list[dict[str, Any]], float]:
+        """Return what a shopper does with an answer, as events (sees all of it, clicks and views some, may buy some), and what that earns."""
         shown = body["items"]
-        ids = [item["item_id"] for item in shown]
-        if self._truth and user in self._row:
-            taken = clicked(self._truth, self._numbers, self._row[user], ids, parameters.get("item_id"))
-        else:
-            taken = [item for place, item in enumerate(ids) if self._random.random() < 0.1 * 0.8**place]
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         served = {
-            "user_id": user,
-            "session_id": self._session(user),
-            "event_time": now,
+            "user_id": shopper.user_id,
+            "session_id": shopper.session,
+            "event_time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": body["request_id"],
             "snapshot_id": body["snapshot_id"],
             "rung": body["served_by"],
             "arm": body["arm"],
         }
-        if endpoint == "search":
+        if "q" in parameters:
             served["query"] = parameters["q"]
-        slate = {"slate": ids}
-        places = {item["item_id"]: item for item in shown}
-        events = [{**served, **slate, **self._event("impression", item)} for item in shown]
-        events += [{**served, **self._event(kind, places[item])} for item in taken for kind in ("click", "view")]
-        return events
+        slate = {"slate": [item["item_id"] for item in shown]}
+        events, revenue = [{**served, **slate, **self._event("impression", item)} for item in shown], 0.0
+        for item in (shown[place] for place in taken):
+            shopper.last = item["item_id"]
+            events += [{**served, **self._event(kind, item)} for kind in ("click", "view")]
+            money = {"quantity": 1, "price": item["price"], "currency": item["currency"]}
+            if self._random.random() < CART:
+                events.append({**served, **self._event("cart", item), **money})
+                if self._random.random() < PURCHASE:
+                    events.append({**served, **self._event("purchase", item), **money})
+                    revenue += item["price"] or 0.0
+        return events, revenue
 
     def _event(self, kind: str, item: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "event_id": str(uuid.UUID(int=self._random.getrandbits(128))),
-            "type": kind,
-            "item_id": item["item_id"],
-            "position": item["position"],
-            "propensity": item["propensity"],
-        }
+        return {"event_id": self._uuid(), "type": kind, "item_id": item["item_id"], "position": item["position"], "propensity": item["propensity"]}
 
-    async def _ask(self, endpoint: str, method: str, url: str, **more: Any) -> dict[str, Any] | None:
+    async def _ask(self, endpoint: str, method: str, url: str, **more: Any) -> tuple[Answer, dict[str, Any]]:
         body: dict[str, Any] = {}
         status, error, sent = 0, "", time.time()
         try:
@@ -163,24 +220,36 @@ class Crowd:
             arm=str(body.get("arm", "")),
             error=error,
         )
+        return answer, body
+
+    def _record(self, answer: Answer) -> None:
         self._file.write(self._encode(answer) + b"\n")
         self._file.flush()
-        return body if answer.good else None
 
 
-async def _main(plan: Plan) -> None:
+async def run(plan: Plan, *, attached: bool = False) -> Tally:
+    """Let a crowd shop until it has done what was planned, or this process is asked to end.
+
+    Args:
+        attached: end also when standard input ends.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else stop.set())
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(asked, stop.set)
+    if attached:
+        loop.add_reader(sys.stdin.fileno(), lambda: None if os.read(sys.stdin.fileno(), 1) else stop.set())
     # An idle connection is left before the gateway closes it (after 5 s), or a request could be sent into one that is just being closed.
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=100, keepalive_expiry=1.0)
     async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, limits=limits) as client:
-        await Crowd(plan, client).shop(stop)
-    loop.remove_reader(sys.stdin.fileno())
+        crowd = Crowd(plan, client)
+        await crowd.shop(stop)
+    if attached:
+        loop.remove_reader(sys.stdin.fileno())
+    return crowd.tally
 
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
     plan = msgspec.json.decode(given.read_bytes(), type=Plan)
     given.unlink()  # raw user ids belong to the shop's front end and stay in its memory
-    asyncio.run(_main(plan))
+    print(json.dumps(asdict(asyncio.run(run(plan, attached=True)))))

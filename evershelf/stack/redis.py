@@ -6,6 +6,7 @@ the primary, and its replicas would copy that.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from evershelf.settings import RedisSettings, Settings
@@ -66,3 +67,14 @@ def _last_primary(sentinel: Path, redis: RedisSettings) -> int:
     """Return the port of the primary that a sentinel wrote down at its last fail-over, if it is one of these servers."""
     known = re.search(rf"^sentinel monitor {redis.primary} \S+ (\d+)", sentinel.read_text(), re.MULTILINE) if sentinel.is_file() else None
     return int(known[1]) if known and int(known[1]) in (redis.port, *redis.replica_ports) else redis.port
+
+
+def current_primary(settings: Settings) -> str | None:
+    """Return the program that the sentinels take for the primary, None when no sentinel answers."""
+    import redis  # slow
+
+    for host, port in settings.redis.sentinel_addresses:
+        with suppress(redis.RedisError, OSError), redis.Redis(host=host, port=port, socket_timeout=1.0) as sentinel:
+            at = sentinel.sentinel_get_master_addr_by_name(settings.redis.primary)
+            return next((f"redis-{number}" for number, own in _servers(settings.redis) if at and own == int(at[1])), None)
+    return None

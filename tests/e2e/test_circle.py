@@ -86,6 +86,11 @@ def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Pat
     assert httpx.post(f"{gateway}/v1/events", json=[event], trust_env=False).is_success
     wait_until(lambda: list((shop / "landing" / "gateway").rglob("*.gz")) != [])
 
+    got = evershelf("shoppers", "--truth", f"{raw}/truth", "--rate", "20", "--requests", "100", "--json")  # it fails on a 5xx, an empty answer or none
+    assert got["answers"] == got["load"]["sent"] > 50
+    assert got["got"]["live"]["quality"] == 1.0
+    assert got["got"]["popular"]["quality"] > 0
+
 
 def someone_who_bought(raw: Path) -> str:
     """Of the first day, so that the model's training days hold them."""

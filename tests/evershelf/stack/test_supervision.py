@@ -16,6 +16,7 @@ from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from evershelf.stack import supervision
 from evershelf.stack.ports import free_ports, is_free
+from evershelf.stack.redis import current_primary
 from evershelf.stack.services import DEPLOY, EVERSHELF, find_program, services
 
 LIGHT = ("redis", "statsd", "prometheus")
@@ -48,6 +49,21 @@ def test_up_and_down_leave_nothing_behind(home: Path, ports: dict[str, str]) -> 
     assert listening(ports) == set()
     assert not Path(record.socket).parent.exists()
     assert supervision.read_record(home) is None
+
+
+def test_replica_takes_over_from_a_primary_that_is_lost(home: Path, ports: dict[str, str]) -> None:
+    record = supervision.start(load_settings(), ["redis"], ports, lambda line: None)
+    try:
+        assert current_primary(load_settings()) == "redis-1"
+        supervision.stop_program(record, "redis-1")
+        deadline = time.monotonic() + 30
+        while current_primary(load_settings()) in ("redis-1", None):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert current_primary(load_settings()) in ("redis-2", "redis-3")
+    finally:
+        supervision.stop(home)
+    assert current_primary(load_settings()) is None
 
 
 def test_what_dies_comes_back_on_its_port(home: Path, ports: dict[str, str]) -> None:
