@@ -12,7 +12,7 @@ from serving.errors import SourceUnavailable
 from serving.gateway.ladder import Ladder, NothingToSay
 from serving.gateway.question import Question, Ranked
 
-QUESTION = cast("Question", SimpleNamespace(store=SimpleNamespace(snapshot_id="a")))
+QUESTION = cast("Question", SimpleNamespace(store=SimpleNamespace(snapshot_id="a"), spent={}))
 
 
 class _Live:
