@@ -34,7 +34,7 @@ from evershelf.stack.airflow_api import AirflowApi
 from evershelf.stack.services import services
 from evershelf.storage import local_path
 
-RATE = 25.0  # requests a second; each answer is followed by a post of events
+RATE = 30.0  # requests a second; each answer is followed by a post of events
 SCHEDULED = 2  # days that the first driver leaves to Airflow: one scheduled run, one backfill
 BASICS = "redis,statsd,prometheus"
 HELD_S = 10.0  # what is broken on purpose stays broken at least so long, so that answers show what that costs
@@ -57,6 +57,7 @@ class Circle:
     background: dict[str, Job] = field(default_factory=dict)  # what was begun early because it only needs time
     candidates_id: str = ""
     second: str = ""  # the snapshot of all days
+    worse: str = ""  # the one with a worse ranking
     snapshots: list[str] = field(default_factory=list)  # promoted, oldest first
     rolled_back: tuple[str, float] | None = None  # which snapshot, and when the command had ended (epoch seconds)
 
@@ -253,16 +254,21 @@ class Circle:
         return self.second
 
     def promote_second(self) -> str:
-        return self.promote(self.second, "fresh days")
+        """Promote it; the snapshot that is bad on purpose is built meanwhile, because a promotion mostly waits for shoppers."""
+        if self.data:
+            return self.promote(self.second, "fresh days")
+        candidates = local_path(self.settings.url("candidates")) / self.candidates_id
+        with sabotage.mixed_up_model(candidates, local_path(self.settings.url("models"))) as bad:
+            building = self.workshop.begin("run", "build_snapshot", "--candidates", bad, "--json")
+            self.promote(self.second, "fresh days")
+            self.worse = str(building.wait()["snapshot_id"])
+        return self.second
 
     def promote_again(self) -> str:
         return self.promote(self.build(self.candidates_id), "built again after the rollback")
 
     def release_worse_ranking(self) -> str:
-        candidates = local_path(self.settings.url("candidates")) / self.candidates_id
-        with sabotage.mixed_up_model(candidates, local_path(self.settings.url("models"))) as bad:
-            snapshot = self.build(bad)
-        return self.release_bad("a worse ranking is released", snapshot)
+        return self.release_bad("a worse ranking is released", self.worse)
 
     def release_broken_candidates(self) -> str:
         with sabotage.upside_down_candidates(local_path(self.settings.url("candidates")) / self.candidates_id) as bad:

@@ -53,7 +53,7 @@ def draw(answers: Sequence[Answer], faults: Sequence[Fault], decisions: Sequence
         latency.set(xlabel="seconds since the shoppers came", xlim=(0, max(ended - began, width)))
         titles = ("Answers by rung", "Answers by snapshot", "True quality of the answers", "Latency")
         for axes, title, unit in zip((by_rung, by_snapshot, worth, latency), titles, ("answers / s", "answers / s", "live = 1", "ms"), strict=True):
-            axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
+            axes.set_title(title, loc="left", x=-0.06, fontweight="bold", fontsize=10)
             axes.set_ylabel(unit)
             for fault in faults:
                 colour, place = _colour(fault), (fault.start - began, fault.end - began)
