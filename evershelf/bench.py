@@ -7,7 +7,7 @@ import click
 
 from evershelf.errors import CommandFailed
 
-BENCHES = ("gateway_snapshot",)
+BENCHES = ("gateway_snapshot", "truth")
 
 
 @click.command()

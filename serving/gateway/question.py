@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts import EVENT_TYPES
+from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
 from evershelf.text import normalized_query, words
-from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, Numbers, UserLists, parents
+from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
 
 logger = logging.getLogger(__name__)
@@ -190,17 +191,36 @@ class Question:
                 fits = scores / max(float(scores[0]), 1e-9) if len(scores) else scores
             case "recommend":
                 numbers = distinct(self._retrieved())
-                fits = np.zeros(len(numbers), np.float32)
+                fits = self._nearness(numbers)
         ranked = self.allowed(Ranked(numbers, fits))
         return Ranked(ranked.numbers[:RANKED_CANDIDATES], ranked.scores[:RANKED_CANDIDATES])
+
+    @cached_property
+    def _near(self) -> list[tuple[int, ItemList]]:
+        """The neighbours of the newest items, by item, newest first."""
+        return [(number, near) for number in newest_items(self.history.items) if (near := self.store.neighbours(number))]
 
     def _retrieved(self) -> Iterable[Numbers]:
         if self.stored_user:
             yield self.stored_user.candidates.numbers()
-        for number in newest_items(self.history.items):
-            if near := self.store.neighbours(number):
-                yield near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF]
+        for _, near in self._near:
+            yield near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF]
         yield self.popular.numbers
+
+    def _nearness(self, numbers: Numbers) -> Floats:
+        """Return how near each item is to what the shopper chose last, 0 to 1: item-kNN, as the candidate job counts it."""
+        fits = np.zeros(len(numbers), np.float32)
+        if not self._near or not len(numbers):
+            return fits
+        newest = self.history.items[: -RECENT - 1 : -1]
+        recency = RECENCY ** np.arange(len(newest))
+        near = np.concatenate([found.numbers() for _, found in self._near])
+        worth = np.concatenate([found.values() * recency[newest == number].sum() for number, found in self._near])
+        order = np.argsort(numbers)
+        place = np.minimum(np.searchsorted(numbers, near, sorter=order), len(numbers) - 1)
+        hit = numbers[order[place]] == near
+        fits += np.bincount(order[place[hit]], worth[hit], len(numbers)).astype(np.float32)
+        return fits / max(float(fits.max()), 1e-9)
 
     @cached_property
     def inputs(self) -> dict[str, npt.NDArray[Any]]:
