@@ -10,6 +10,7 @@ from evershelf import lake
 from evershelf.contracts import EVENTS, Table
 from evershelf.settings import TrainingSettings
 from training import clicks, data
+from training.data import Floats
 from training.evaluation import _shares
 
 
@@ -17,7 +18,7 @@ def test_the_click_model_finds_how_fast_attention_falls_and_what_a_slate_is_wort
     random = np.random.default_rng(5)
     features, place = random.normal(size=(20_000, 3)), random.integers(1, 7, 20_000).astype(np.float64)
 
-    def true(features: clicks.Floats, place: clicks.Floats) -> clicks.Floats:
+    def true(features: Floats, place: Floats) -> Floats:
         return np.asarray(0.7 ** (place - 1) / (1 + np.exp(1.0 - 1.5 * features[:, 0] - 0.4 * features[:, 1])))
 
     judge = clicks.fit(features, place, random.random(20_000) < true(features, place))
@@ -53,8 +54,8 @@ def test_pages_are_what_accounts_were_shown_without_a_search_after_the_split(
     shown = {(shop.shoppers[pages.shopper[page]], shop.items[item], bool(yes)) for page, item, yes in zip(pages.page, pages.item, pages.clicked, strict=True)}
     assert shown == {("user-001", "item-001", False), ("user-001", "item-002", True), ("user-002", "item-002", False)}
     assert len(pages.shopper) == len(pages.time) == 2
-    shopper, item = np.array([shop.shoppers.index("user-001"), shop.shoppers.index("user-002")]), np.array([shop.items.index("item-005")] * 2)
-    mine, others = exposure.lift(shopper, item)  # user-001 is the only one who was shown anything before
+    shoppers, of_items = np.array([shop.shoppers.index("user-001"), shop.shoppers.index("user-002")]), np.array([shop.items.index("item-005")] * 2)
+    mine, others = exposure.lift(shoppers, of_items)  # user-001 is the only one who was shown anything before
     assert mine == pytest.approx(0.0)
     assert others == pytest.approx(0.0)
 

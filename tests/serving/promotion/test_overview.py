@@ -9,7 +9,7 @@ from evershelf.contracts.rungs import RUNGS
 from serving.gateway.answers import EventCounts, Latency, SnapshotAnswers, Status
 from serving.promotion.overview import figures, table_ages
 
-AGES = {"events": 1, "products": 1, "orders": 1}
+AGES: dict[str, int | None] = {"events": 1, "products": 1, "orders": 1}
 DEADLINE = timedelta(milliseconds=150)
 
 
