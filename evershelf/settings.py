@@ -65,6 +65,7 @@ class PrivacySettings(Section):
 class LakeSettings(Section):
     restated_days: Annotated[int, Field(ge=0, le=7)] = 2  # rows may land so many days late
     max_quarantined_share: Share = 0.25  # more than this of a landing day stops the day
+    max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
     min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
     max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"

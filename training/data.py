@@ -131,7 +131,7 @@ def assemble(events: pa.Table, products: pa.Table, orders: pa.Table, *, split_da
     events, searching = events.filter(pa.array(keep)), [text for text, kept in zip(searching, keep, strict=True) if kept]
 
     split = float((split_day - date(1970, 1, 1)).days)
-    time = _days(events["event_time"])
+    time = days_since_1970(events["event_time"])
     if not (np.any(time < split) and np.any(time >= split)):
         raise NotEnoughData(
             f"There are {int(np.sum(time < split))} interactions before {split_day} and {int(np.sum(time >= split))} from then to {data_as_of}: "
@@ -196,12 +196,12 @@ def _orders(orders: pa.Table, code: dict[str, int]) -> Orders:
         item=np.array([code[item] for item in orders["item_id"].to_pylist()], np.int32),
         quantity=np.asarray(orders["quantity"], np.float64),
         price=np.asarray(orders["price"], np.float64),
-        day=_days(orders["ordered_at"]),
+        day=days_since_1970(orders["ordered_at"]),
         label=np.array([TRANSACTION_CLASSES.index(kind) for kind in orders["transaction_class"].to_pylist()], np.int32),
     )
 
 
-def _days(times: pa.ChunkedArray) -> Floats:
+def days_since_1970(times: pa.ChunkedArray) -> Floats:
     return np.asarray(times.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()), np.float64) / DAY
 
 

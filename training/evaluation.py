@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evershelf.contracts.candidates import FUSION, RECENT
+from evershelf.contracts.candidates import FUSION, NEAR_WEIGHT, RECENT
 from evershelf.contracts.model import RANKED_CANDIDATES
 from evershelf.settings import CandidateSettings
-from training import baselines, examples
+from training import baselines, clicks, examples
 from training.baselines import Vectors
-from training.data import ACTIONS, Shop
+from training.data import ACTIONS, Floats, Shop
 from training.examples import Sequences
 from training.vocabulary import Vocabulary
 
 EVENTS = 4000  # a seeded sample of so many validation events is ranked
 BATCH = 256
+SHOWN = 10  # items of an answer
 RESAMPLES = 1000
 METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
 PROTOCOL = (
@@ -105,7 +106,8 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
     users = exported.user_vectors(inputs)
     model_scores = users @ exported.item_vectors.T
     hide = _hidden(history, count, mask_seen)
-    knn_scores = neighbors.scores(history) + 1e-6 * popular / max(popular.max(), 1e-9)
+    near = neighbors.scores(history)
+    knn_scores = near + 1e-6 * popular / max(popular.max(), 1e-9)
     ranks = {
         "model": _ranks(np.where(hide, -np.inf, model_scores), target),
         "popular": _ranks(np.where(hide, -np.inf, popular), target),
@@ -114,10 +116,17 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
     stored = _stored(exported, sequences, shop, neighbors, popular, mask_seen, candidates.per_user)
     retrieved = _retrieved(history, [stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], neighbors, stored[-1], candidates)
     rungs = {
-        "live": _ranks(np.where(hide | ~retrieved, -np.inf, model_scores), target),
+        "live": _ranks(np.where(hide, -np.inf, _blended(model_scores, near, retrieved)), target),
         "stored": _list_ranks([stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], history[:, -1], target, count),
         "popular": _list_ranks([stored[-1]] * len(rows), history[:, -1], target, count),
     }
+    pages, exposure = clicks.read_pages(shop, seed)
+    if pages.clicked.sum() >= clicks.MIN_CLICKS:
+        worth = _worth_in_clicks(exported, sequences, shop, numbers, pages, exposure, neighbors, popular, stored, mask_seen, candidates)
+        rung_quality = {"rung_quality": _shares(worth), "rung_quality_by": "clicks", "rung_clicks": {rung: round(value, 5) for rung, value in worth.items()}}
+    else:
+        ndcg = {name: float(result.gains()["NDCG@10"].mean()) for name, result in rungs.items()}
+        rung_quality = {"rung_quality": _shares(ndcg), "rung_quality_by": "next item"}
     owners, interval = shop.shopper[rows], {}
     for metric in METRICS:
         interval[metric] = _bootstrap(ranks["model"].gains()[metric], owners, seed)
@@ -128,7 +137,7 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
         "segments": _segments(exported, sequences, shop, rows, inputs, ranks["model"], hide, target),
         "heads": _heads(exported, sequences, shop, numbers, examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed, choices=False)),
         "rung_metrics": {name: result.figures(count - 1) for name, result in rungs.items()},
-        "rung_quality": _rung_quality(rungs),
+        **rung_quality,
         "mask_seen": mask_seen,
         "protocol": PROTOCOL.format(
             split=np.datetime64(int(shop.split), "D"),
@@ -229,10 +238,80 @@ def _retrieved(
     return found
 
 
-def _rung_quality(rungs: dict[str, Ranks]) -> dict[str, float]:
-    """Return each rung's NDCG@10 as a share of that of `live`."""
-    ndcg = {name: result.gains()["NDCG@10"].mean() for name, result in rungs.items()}
-    share = {name: round(float(min(1.0, value / max(ndcg["live"], 1e-9))), 4) for name, value in ndcg.items()}
+def _blended(model_scores: Vectors, near: Vectors, retrieved: npt.NDArray[np.bool_]) -> Vectors:
+    """Return [events, items] what the rung `live` orders by: the model's score and the nearness to the newest items, each scaled over what was retrieved."""
+    low = np.where(retrieved, model_scores, np.inf).min(axis=1, keepdims=True)
+    high = np.where(retrieved, model_scores, -np.inf).max(axis=1, keepdims=True)
+    nearest = np.where(retrieved, near, 0).max(axis=1, keepdims=True)
+    total = (model_scores - low) / np.maximum(high - low, 1e-9) + NEAR_WEIGHT * near / np.maximum(nearest, 1e-9)
+    return np.where(retrieved, total, -np.inf).astype(np.float32)
+
+
+def _worth_in_clicks(
+    exported: Exported,
+    sequences: Sequences,
+    shop: Shop,
+    numbers: npt.NDArray[np.int32],
+    pages: clicks.Pages,
+    exposure: clicks.Exposure,
+    neighbors: baselines.Neighbors,
+    popular: Vectors,
+    stored: dict[int, npt.NDArray[np.int64]],
+    mask_seen: bool,
+    candidates: CandidateSettings,
+) -> dict[str, float]:
+    """Return the expected clicks of each rung's first answer after the split, as a mean over the shoppers with an account who came after it.
+
+    Who came for the first time gets the popular list from every rung.
+    """
+    log_popular = np.log1p(popular.astype(np.float64))
+    code = np.zeros(neighbors.count, np.int64)  # of each of the model's numbers
+    code[numbers] = np.arange(len(numbers))
+
+    def state(shopper: npt.NDArray[np.int32], time: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int32], Vectors, Vectors]:
+        """Return each shopper's history before an instant, [n, items] what the model says, and how near the items are."""
+        ends = np.array([np.searchsorted(shop.time[shop.first[who] : shop.first[who + 1]], when) for who, when in zip(shopper, time, strict=True)], np.int64)
+        inputs = sequences.states(np.maximum(shop.first[shopper] + ends - 1, 0), time)
+        for name in ("history_items", "history_actions", "history_ages"):
+            inputs[name] = np.where((ends > 0)[:, None], inputs[name], 0).astype(inputs[name].dtype)
+        history = inputs["history_items"].astype(np.int32)
+        return history, exported.user_vectors(inputs) @ exported.item_vectors.T, neighbors.scores(history)
+
+    def features(
+        who: npt.NDArray[np.int32], history: npt.NDArray[np.int32], scores: Vectors, near: Vectors, row: npt.NDArray[np.int64], item: npt.NDArray[np.int32]
+    ) -> Floats:
+        """Return [n, features] of showing item `item` (the model's number) to the shopper of each row."""
+        top = scores.max(axis=1, keepdims=True)
+        total = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+        came_before = (history[row, -1] > 0).astype(np.float64)
+        lift = exposure.lift(who[row], code[item])
+        return np.column_stack([(scores - total)[row, item], np.sqrt(near[row, item]), log_popular[item], came_before, lift])
+
+    learned = state(pages.shopper, pages.time)
+    judge = clicks.fit(features(pages.shopper, *learned, pages.page, numbers[pages.item]), pages.place, pages.clicked).unselected()
+    came = np.unique(pages.shopper)
+    history, scores, near = state(came, np.full(len(came), shop.split))
+    lists = [stored.get(int(owner), stored[-1]) for owner in came]
+    hidden = _hidden(history, neighbors.count, mask_seen)
+    blended = np.where(hidden, -np.inf, _blended(scores, near, _retrieved(history, lists, neighbors, stored[-1], candidates)))
+    known = history[:, -1] > 0
+    slates = {
+        "live": [np.argsort(-row, kind="stable")[:SHOWN] if old else stored[-1][:SHOWN] for row, old in zip(blended, known, strict=True)],
+        "stored": [items[items != last][:SHOWN] for items, last in zip(lists, history[:, -1], strict=True)],
+        "popular": [stored[-1][stored[-1] != last][:SHOWN] for last in history[:, -1]],
+    }
+    worth = {}
+    for rung, answers in slates.items():
+        row = np.repeat(np.arange(len(came)), [len(answer) for answer in answers])
+        place = np.concatenate([np.arange(1.0, len(answer) + 1) for answer in answers])
+        chance = judge.chances(features(came, history, scores, near, row, np.concatenate(answers).astype(np.int32)), place)
+        worth[rung] = float(chance.sum()) / len(came)
+    return worth
+
+
+def _shares(worth: dict[str, float]) -> dict[str, float]:
+    """Return what each rung is worth as a share of `live`."""
+    share = {name: round(float(min(1.0, value / max(worth["live"], 1e-9))), 4) for name, value in worth.items()}
     return {"live": 1.0, "local_model": 1.0, "stored": share["stored"], "snapshot": share["stored"], "popular": share["popular"]}
 
 

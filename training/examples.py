@@ -91,11 +91,11 @@ class Sequences:
         present = (before >= 0) & (self.shopper[np.maximum(before, 0)] == self.shopper[rows][:, None])
         return self._inputs(np.maximum(before, 0), present, now)
 
-    def states(self, last: npt.NDArray[np.int64], now: float) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the shopper's state after each row `last`, at the instant `now`, as request inputs."""
+    def states(self, last: npt.NDArray[np.int64], now: float | Floats) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the shopper's state after each row `last`, at the instant `now` (one for all, or one each), as request inputs."""
         before = last[:, None] - np.arange(HISTORY_LENGTH - 1, -1, -1)[None]
         present = (before >= 0) & (self.shopper[np.maximum(before, 0)] == self.shopper[last][:, None])
-        return self._inputs(np.maximum(before, 0), present, np.full(len(last), now))
+        return self._inputs(np.maximum(before, 0), present, np.broadcast_to(np.asarray(now, np.float64), len(last)))
 
     def _inputs(self, before: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], now: Floats) -> dict[str, npt.NDArray[np.generic]]:
         present = present & (self.item[before] > 0)

@@ -8,6 +8,7 @@ HALF_LIFE_DAYS = 14.0  # popularity and co-occurrence count half after so many d
 BASKET = 50  # of a long basket or history only so many newest items are paired
 RECENT = 10  # newest items of a shopper whose neighbours are proposed
 RECENCY = 0.8  # each item back counts so much less
+NEAR_WEIGHT = 0.5  # of the nearness to a shopper's newest items beside the model's score, both scaled to 0..1, when a recommendation is ranked
 FUSION = 60  # reciprocal-rank fusion: 1 / (FUSION + rank), Cormack et al., SIGIR 2009
 
 USER_CANDIDATES = {"user_id": "string", "item_id": "string", "position": "int", "score": "float", "source": "string"}

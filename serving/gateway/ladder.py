@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
+from evershelf.contracts.candidates import NEAR_WEIGHT
 from evershelf.contracts.rungs import Rung
 from serving.errors import ModelServerError, NoSourceAnswered, SourceUnavailable
 from serving.gateway.answers import Skipped
@@ -20,8 +21,8 @@ from serving.tf_serving.client import RankerClient
 
 logger = logging.getLogger(__name__)
 
-# How much fitting the words (or the item) counts beside the model's score, both scaled to 0..1: a search must stay a search.
-_FIT_WEIGHT = {"search": 4.0, "similar": 1.0, "recommend": 0.0}
+# How much fitting the words, the item or the newest items counts beside the model's score, both scaled to 0..1: a search must stay a search.
+_FIT_WEIGHT = {"search": 4.0, "similar": 1.0, "recommend": NEAR_WEIGHT}
 _RRF = 60.0  # Cormack, Clarke, Buettcher 2009: reciprocal rank fusion
 _LIST_WEIGHT = 1.0
 _FRESH_NEIGHBOURS = 3  # newest items, not yet in the snapshot, whose neighbours join the stored list

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts import EVENT_TYPES
+from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
 from evershelf.text import normalized_query, words
 from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
@@ -211,6 +212,8 @@ class Question:
             case "similar" if self._near and len(numbers):
                 scores = self._near.values()
                 fits = scores / max(float(scores[0]), 1e-9)
+            case "recommend":
+                fits = self._nearness(numbers)
         ranked = self.allowed(Ranked(numbers, fits))
         self._retrieving(began)
         return Ranked(ranked.numbers[:RANKED_CANDIDATES], ranked.scores[:RANKED_CANDIDATES])
@@ -227,13 +230,32 @@ class Question:
             case "recommend":
                 if self.stored_user:
                     yield Found("own_list", self.stored_user.candidates.numbers())
-                for number in newest_items(self.history.items):
-                    if near := self.store.neighbours(number):
-                        yield Found("neighbours", near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF], item=number)
+                for number, near in self._near_newest:
+                    yield Found("neighbours", near.numbers()[: RANKED_CANDIDATES // NEIGHBOURS_OF], item=number)
                 yield Found("popular", self.popular.numbers)
 
     def _retrieving(self, began: float) -> None:
         self.spent["retrieval"] = self.spent.get("retrieval", 0.0) + (time.perf_counter() - began) * 1000
+
+    @cached_property
+    def _near_newest(self) -> list[tuple[int, ItemList]]:
+        """The neighbours of the newest items, by item, newest first."""
+        return [(number, near) for number in newest_items(self.history.items) if (near := self.store.neighbours(number))]
+
+    def _nearness(self, numbers: Numbers) -> Floats:
+        """Return how near each item is to what the shopper chose last, 0 to 1: item-kNN, as the candidate job counts it."""
+        fits = np.zeros(len(numbers), np.float32)
+        if not self._near_newest or not len(numbers):
+            return fits
+        newest = self.history.items[: -RECENT - 1 : -1]
+        recency = RECENCY ** np.arange(len(newest))
+        near = np.concatenate([found.numbers() for _, found in self._near_newest])
+        worth = np.concatenate([found.values() * recency[newest == number].sum() for number, found in self._near_newest])
+        order = np.argsort(numbers)
+        place = np.minimum(np.searchsorted(numbers, near, sorter=order), len(numbers) - 1)
+        hit = numbers[order[place]] == near
+        fits += np.bincount(order[place[hit]], worth[hit], len(numbers)).astype(np.float32)
+        return fits / max(float(fits.max()), 1e-9)
 
     @cached_property
     def inputs(self) -> dict[str, npt.NDArray[Any]]:

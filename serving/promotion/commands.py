@@ -52,7 +52,11 @@ def status(as_json: bool) -> None:
         console.print(f"last-good  {overview.last_good or 'none'}")
         console.print(f"canary     {state.canary or 'none'}" + (f"   {state.canary_share:.0%} of the shoppers" if state.canary else ""))
         console.print("models     " + _models(overview.models, state))
-        console.print("A x P      " + "   ".join(f"{name} {'not measured' if value is None else f'{value:.3f}'}" for name, value in overview.a_times_p.items()))
+        shares = overview.figures
+        stale = ", ".join(f"{table} {'unknown' if age is None else f'{age} days old'}" for table, age in shares.table_age_days.items())
+        console.print(f"A          {_shares(shares.availability, 'A')}   ({stale})")
+        console.print(f"P          {_shares(shares.accuracy, 'P')}")
+        console.print(f"A x P      {_shares(shares.a_times_p, 'A x P')}")
         for name, on in (("pinned", state.pinned), ("frozen", state.frozen)):
             if on:
                 console.print(f"[yellow]{name}: promotions are refused")
@@ -63,11 +67,16 @@ def status(as_json: bool) -> None:
                 table.add_row(gateway.name, f"{gateway.uptime_s:.0f} s", *rungs, str(gateway.shed), str(gateway.events.waiting))
             else:
                 table.add_row(url, "[red]away")
+        table.add_row("quality", "", *(f"{overview.quality[rung]:.3f}" if rung in overview.quality else "unknown" for rung in overview.rungs))
         console.print(table)
         for problem in overview.problems:
             console.print(f"[red]![/red] {problem}", highlight=False, markup=True)
         if not overview.problems:
             console.print("[green]nobody must act")
+
+
+def _shares(shares: Mapping[str, float | None], name: str) -> str:
+    return "   ".join(f"{name if of == 'answers' else f'{name}_{of}'} {'unknown' if share is None else f'{share:.3f}'}" for of, share in shares.items())
 
 
 def _models(models: dict[int, str] | None, state: LiveState) -> str:

@@ -1,9 +1,10 @@
 """What is live, since when, how good, and whether someone must act."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from serving.promotion.promoter import last_good
 from serving.promotion.rollback import PENDING
 from serving.tf_serving.client import ModelServerAdmin
 
-HEADS = ("U", "P", "T")
+HEADS = {"U": "events", "P": "products", "T": "orders"}  # head -> the table that it learns from
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`problems` need somebody; an empty list says that nobody must act. `models` is version -> state in the model server, None when it is away."""
+    """`problems` need somebody; an empty list says that nobody must act.
+
+    `models` is version -> state in the model server, None when it is away; `rungs` the answers of each rung; `quality` what stable's manifest expects of each,
+    relative to `live`, {} when it cannot be read.
+    """
 
     state: LiveState
     last_good: str | None
@@ -36,7 +41,8 @@ class Overview:
     reached: Reached
     models: dict[int, str] | None
     rungs: dict[str, int]
-    a_times_p: dict[str, float | None]
+    quality: dict[str, float]
+    figures: "Figures"
     problems: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -52,7 +58,11 @@ class Overview:
             "frozen": state.frozen,
             "decisions": state.seq,
             "rungs": self.rungs,
-            "a_times_p": self.a_times_p,
+            "expected_quality": self.quality,
+            "availability": self.figures.availability,
+            "accuracy": self.figures.accuracy,
+            "a_times_p": self.figures.a_times_p,
+            "table_age_days": self.figures.table_age_days,
             "models": self.models,
             "gateways": {url: status if isinstance(status, str) else msgspec.to_builtins(status) for url, status in self.reached.items()},
             "problems": self.problems,
@@ -86,34 +96,77 @@ def look() -> Overview:
         reached=reached,
         models=models,
         rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
-        a_times_p=availability_times_quality(statuses, store, state.stable),
+        quality=_expected_quality(store, state.stable),
+        figures=figures(statuses, store, state.stable, settings.gateway.deadline, table_ages(), settings.lake.max_age_days),
         problems=problems,
     )
 
 
-def availability_times_quality(statuses: Sequence[Status], store: Path, stable: str | None) -> dict[str, float | None]:
-    """Return A x P per head and for the shop; None where it was not measured.
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Shares, 0 to 1, over what the gateways answered since they started; None where it is not known.
 
-    The shop's is the mean over valid requests (shed ones too) of the quality of the rung that answered relative to `live`, 0 when unanswered. A is the
-    share of them that was answered; each head's P is its accuracy in the evaluation that stable carries.
+    availability: "answers" is A, the share of valid requests (shed ones too) answered within the deadline; "U", "P", "T" are A_U, A_P, A_T: A when that head's
+        table is fresh now and the head was measured, 0 when it is stale or was not.
+    accuracy: P_U, P_P, P_T of the evaluation that stable carries.
+    a_times_p: per head A x P; "answers" is the mean over valid requests of the quality of the rung that answered relative to `live`, 0 when unanswered.
+    table_age_days: days since the newest published day of each head's table.
     """
-    valid, answered, quality = sum(status.shed for status in statuses), 0, 0.0
+
+    availability: dict[str, float | None]
+    accuracy: dict[str, float | None]
+    a_times_p: dict[str, float | None]
+    table_age_days: dict[str, int | None]
+
+
+def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadline: timedelta, ages: dict[str, int | None], max_age_days: int) -> Figures:
+    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
+    valid, in_time, quality = sum(status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
         for snapshot_id, answers in status.answers.items():
             valid += answers.requests
-            answered += answers.requests - answers.errors
+            within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
+            in_time += sum(answers.latency_ms.counts[:within])
             try:
                 of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
             except SnapshotDamaged:
                 measured = False  # its quality is not known here
                 continue
             quality += sum(count * of_rung.get(rung, 0.0) for rung, count in answers.by_rung.items())
-    if not valid:
-        return dict.fromkeys((*HEADS, "answers"))
-    accuracy = _accuracies(store, stable)
-    heads = {head: None if accuracy.get(f"P_{head}") is None else answered / valid * accuracy[f"P_{head}"] for head in HEADS}
-    return {**heads, "answers": quality / valid if measured else None}
+    found = _accuracies(store, stable)
+    accuracy = {head: found.get(f"P_{head}") for head in HEADS}
+    available = in_time / valid if valid else None
+    availability: dict[str, float | None] = {"answers": available}
+    products: dict[str, float | None] = {}
+    for head, table in HEADS.items():
+        age, right = ages.get(table), accuracy[head]
+        unknown = available is None or age is None
+        availability[head] = None if unknown else available if age is not None and age <= max_age_days and right is not None else 0.0
+        products[head] = None if available is None or right is None else available * right
+    products["answers"] = quality / valid if valid and measured else None
+    return Figures(availability, accuracy, products, {table: ages.get(table) for table in HEADS.values()})
+
+
+def table_ages() -> dict[str, int | None]:
+    """Return how many days ago the newest published day of each head's table was; None when the lake cannot be read from here."""
+    ages: dict[str, int | None] = {}
+    for table in HEADS.values():
+        try:
+            from evershelf import lake  # a host that only serves has no Delta reader
+
+            newest = max(date.fromisoformat(str(day["dt"])) for day in lake.open_table(table).partitions())
+            ages[table] = (datetime.now(UTC).date() - newest).days
+        except Exception:  # whatever keeps it from being read: unknown is said, nothing is guessed
+            ages[table] = None
+    return ages
+
+
+def _expected_quality(store: Path, stable: str | None) -> dict[str, float]:
+    try:
+        return dict(snapshots.read_manifest(store / (stable or "none")).rung_quality)
+    except SnapshotDamaged:
+        return {}
 
 
 def _accuracies(store: Path, stable: str | None) -> dict[str, float]:

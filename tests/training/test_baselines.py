@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from evershelf.settings import TrainingSettings
 from training import baselines, data, evaluation, vocabulary
@@ -34,13 +33,3 @@ def test_the_interval_resamples_shoppers_and_holds_the_mean() -> None:
     low, high = evaluation._bootstrap(gain, owners, seed=1)
     assert low < gain.mean() < high
     assert high - low < 0.2
-
-
-def test_stored_and_popular_rungs_are_never_expected_to_beat_live() -> None:
-    def ranks(*places: float) -> evaluation.Ranks:
-        return evaluation.Ranks(rank=np.array(places), shown=np.zeros(3, np.bool_))
-
-    quality = evaluation._rung_quality({"live": ranks(1, 2), "stored": ranks(1, 5), "popular": ranks(np.inf, 1)})
-    assert quality["live"] == quality["local_model"] == 1.0
-    assert quality["stored"] == quality["snapshot"] == pytest.approx((1 + 1 / np.log2(6)) / (1 + 1 / np.log2(3)), abs=1e-4)
-    assert 0 < quality["popular"] < 1

@@ -42,6 +42,7 @@ def test_train_writes_every_file_of_the_contract_and_says_whether_it_is_blessed(
     evaluation = json.loads((folder / "evaluation.json").read_bytes())
     assert evaluation["blessed"] == answer["blessed"]
     assert set(evaluation["rung_quality"]) == set(RUNGS)
+    assert evaluation["rung_quality_by"] == "next item"  # this shop logs no impressions
     assert evaluation["metrics"]["NDCG@10"] > evaluation["baselines"]["popular"]["NDCG@10"]  # the ring can be learned, popularity says nothing of it
     assert not list((installation.home / "training").glob("*/"))  # no work is left behind
     lineage = json.loads((folder / "lineage.json").read_bytes())

@@ -197,12 +197,17 @@ def test_status_tells_what_is_live_and_what_is_wrong(second_live: Shop, gateways
     assert set(status["a_times_p"]) == {"U", "P", "T", "answers"}
     assert status["a_times_p"]["answers"] > 0
     assert status["a_times_p"]["U"] is None  # the tiny model measured no head
+    assert status["availability"]["answers"] == 1.0
+    assert status["availability"]["U"] is None  # there is no lake here: unknown, not guessed
+    assert set(status["expected_quality"]) == set(status["rungs"])
     assert any("days old" in problem for problem in status["problems"])
     gateways[1].kill()
     assert any("cannot be reached" in problem for problem in command("status")[1]["problems"])
     shown = command("status", as_json=False)[1]
     assert second_live.second in shown
     assert "away" in shown
+    assert "quality" in shown
+    assert "P_U unknown" in shown
 
 
 def test_snapshots_are_listed_with_their_roles_and_verified(second_recorded: Shop) -> None:
