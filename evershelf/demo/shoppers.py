@@ -26,13 +26,12 @@ import msgspec
 import numpy as np
 
 from evershelf.demo.answers import Answer
-from evershelf.shops.shoppers import TASTE_WEIGHT, Truth, chances, load_truth
+from evershelf.shops.shoppers import CART, PURCHASE, TASTE_WEIGHT, Truth, carted_and_bought, chances, load_truth
 
 TIMEOUT = 5.0  # seconds; longer is no answer
 AT_ONCE = 200  # shoppers who wait or act; more do not come
 BEHIND = 1.0  # seconds; who should have come earlier than that and could not does not come any more
 NEWCOMERS = 0.15  # share of requests by shoppers whom no snapshot knows
-CART, PURCHASE = 0.3, 0.45  # chance that what was clicked goes into the cart, and that it is bought then: those of the simulator
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,16 +183,23 @@ class Crowd:
             served["query"] = parameters["q"]
         slate = {"slate": [item["item_id"] for item in shown]}
         events, revenue = [{**served, **slate, **self._event("impression", item)} for item in shown], 0.0
+        carted, bought = self._want(shopper, [shown[place]["item_id"] for place in taken])
         for item in (shown[place] for place in taken):
             shopper.last = item["item_id"]
-            events += [{**served, **self._event(kind, item)} for kind in ("click", "view")]
             money = {"quantity": 1, "price": item["price"], "currency": item["currency"]}
-            if self._random.random() < CART:
-                events.append({**served, **self._event("cart", item), **money})
-                if self._random.random() < PURCHASE:
-                    events.append({**served, **self._event("purchase", item), **money})
-                    revenue += item["price"] or 0.0
+            events += [{**served, **self._event(kind, item)} for kind in ("click", "view")]
+            events += [{**served, **self._event("cart", item), **money}] if item["item_id"] in carted else []
+            if item["item_id"] in bought:
+                events.append({**served, **self._event("purchase", item), **money})
+                revenue += item["price"] or 0.0
         return events, revenue
+
+    def _want(self, shopper: Shopper, clicked: list[str]) -> tuple[list[str], list[str]]:
+        """Return what of the clicked items goes into the cart, and what of that is bought."""
+        if self._truth and shopper.row is not None:
+            return carted_and_bought(self._truth, self._numbers, shopper.row, clicked)
+        carted = [item for item in clicked if self._random.random() < CART]
+        return carted, [item for item in carted if self._random.random() < PURCHASE]
 
     def _event(self, kind: str, item: dict[str, Any]) -> dict[str, Any]:
         return {"event_id": self._uuid(), "type": kind, "item_id": item["item_id"], "position": item["position"], "propensity": item["propensity"]}

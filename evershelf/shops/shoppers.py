@@ -122,14 +122,18 @@ def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list
     return [item for item, yes in zip(item_ids, drawn, strict=True) if yes]
 
 
-def bought(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str]) -> list[str]:
-    """Return which of the clicked items a shopper buys, one piece of each, in the order clicked: while the week's budget lasts; never unknown ids."""
+def carted_and_bought(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str]) -> tuple[list[str], list[str]]:
+    """Return which of the clicked items a shopper puts into the cart, and which of those are bought, one piece of each, in the order clicked.
+
+    What is bought stays within what is left of the week's budget; unknown ids are never bought.
+    """
     known = [item for item in item_ids if item in truth.item_ids]
     places = np.searchsorted(truth.item_ids, known) if known else np.zeros(0, dtype=np.int64)
-    likely = PURCHASE * cart_probabilities(truth.demand, truth.consumable, truth.owned[[shopper]], places[None, :])[0]
-    left, taken = float(truth.budgets[shopper]), []
-    for item, price, wants in zip(known, truth.prices[places].tolist(), rng.random(len(known)) < likely, strict=True):
-        if wants and price <= left:
+    wanted = rng.random(len(known)) < cart_probabilities(truth.demand, truth.consumable, truth.owned[[shopper]], places[None, :])[0]
+    decided = rng.random(len(known)) < PURCHASE
+    left, bought = float(truth.budgets[shopper]), []
+    for item, price, pays in zip(known, truth.prices[places].tolist(), wanted & decided, strict=True):
+        if pays and price <= left:
             left -= price
-            taken.append(item)
-    return taken
+            bought.append(item)
+    return [item for item, yes in zip(known, wanted, strict=True) if yes], bought

@@ -22,7 +22,7 @@ from evershelf.shops import demand
 from evershelf.shops.catalogue import SHELF_NAMES, make_catalogue
 from evershelf.shops.commands import simulate as command
 from evershelf.shops.dirt import CLEAN, LATE_DAYS, LEVELS, Dirt
-from evershelf.shops.shoppers import ELASTICITY, POSITION_BIAS, TRUTH, Truth, bought, clicked, load_truth
+from evershelf.shops.shoppers import ELASTICITY, POSITION_BIAS, TRUTH, Truth, carted_and_bought, clicked, load_truth
 from evershelf.shops.simulator import simulate
 from evershelf.shops.visits import REGRET, USUAL_REGRET
 from evershelf.shops.world import open_shop
@@ -340,12 +340,12 @@ def test_a_live_shopper_buys_within_the_budget_and_never_what_is_unknown(shop: P
     truth, rng = load_truth(shop / TRUTH), np.random.default_rng(1)
     rich = int(np.argmax(truth.budgets))
     cheap = truth.item_ids[np.argsort(truth.prices)[:3]].tolist()
-    taken = Counter(item for _ in range(300) for item in bought(truth, rng, rich, [*cheap, "no-such-item"]))
+    taken = Counter(item for _ in range(300) for item in carted_and_bought(truth, rng, rich, [*cheap, "no-such-item"])[1])
     assert sum(taken.values()) / 900 == pytest.approx(0.135, abs=0.1)
     assert set(taken) <= set(cheap)
     truth.budgets[rich] = truth.prices.min() / 2
-    assert bought(truth, rng, rich, cheap * 20) == []
-    assert bought(truth, rng, rich, []) == []
+    assert carted_and_bought(truth, rng, rich, cheap * 20)[1] == []
+    assert carted_and_bought(truth, rng, rich, []) == ([], [])
 
 
 def test_a_catalogue_of_any_size_fills_its_pages(tmp_path: Path) -> None:
