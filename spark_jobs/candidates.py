@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import click
 import numpy as np
@@ -239,7 +240,7 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
         "query_candidates": query_candidates(events, items, as_of=as_of, k=options.per_query),
         "user_history": history,
         "user_candidates": user_candidates(
-            spark.read.parquet((model_folder(model_id) / "user_vectors.parquet").as_uri()),
+            spark.read.parquet(_address(model_folder(model_id) / "user_vectors.parquet")),
             history,
             neighbors,
             item_ids=item_ids,
@@ -252,14 +253,19 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
     rows = {}
     for name, frame in frames.items():
         started = time.monotonic()
-        frame.write.parquet((folder / name).as_uri())
-        rows[name] = spark.read.parquet((folder / name).as_uri()).count()
+        frame.write.parquet(_address(folder / name))
+        rows[name] = spark.read.parquet(_address(folder / name)).count()
         click.echo(f"{name}: {rows[name]} rows, {time.monotonic() - started:.1f} s", err=True)
     return rows
 
 
 def _table(spark: SparkSession, name: str, versions: dict[str, int]) -> DataFrame:
-    return spark.read.format("delta").option("versionAsOf", versions[name]).load(lake.table_url(name))
+    return spark.read.format("delta").option("versionAsOf", versions[name]).load(unquote(lake.table_url(name)))
+
+
+def _address(path: Path) -> str:
+    """Return a path as Spark takes it: with its scheme, and not escaped, which Spark does by itself."""
+    return f"file://{path}"
 
 
 def _sellable_vectors(folder: Path, sold: set[str]) -> tuple[list[str], np.ndarray[Any, Any]]:

@@ -31,6 +31,8 @@ SMALL = {
 
 @pytest.fixture
 def shop(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    home /= "in any folder"  # a space is the character that addresses and command lines stumble over
+    monkeypatch.setenv("EVERSHELF_HOME", str(home))
     for variable, value in {**SMALL, **free_ports()}.items():
         monkeypatch.setenv(variable, value)
     load_settings.cache_clear()
