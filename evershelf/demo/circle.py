@@ -35,6 +35,7 @@ from evershelf.stack.services import services
 from evershelf.storage import local_path
 
 RATE = 30.0  # requests a second; each answer is followed by a post of events
+VISITS = 400  # of the simulated shop, a day; enough for a model that is worth something, and no more, as the demo has minutes
 SCHEDULED = 2  # days that the first driver leaves to Airflow: one scheduled run, one backfill
 BASICS = "redis,statsd,prometheus"
 HELD_S = 10.0  # what is broken on purpose stays broken at least so long, so that answers show what that costs
@@ -135,7 +136,8 @@ class Circle:
     def take_in(self) -> str:
         """Make the raw days when the shop is simulated, and take them in at the door."""
         if not self.data:
-            self.workshop.run("simulate", "--out", str(self.raw), "--days", f"{len(self.days)}", "--end", f"{self.days[-1]}")
+            size = ("--days", f"{len(self.days)}", "--end", f"{self.days[-1]}", "--visits", f"{VISITS}")
+            self.workshop.run("simulate", "--out", str(self.raw), *size)
         came = self.workshop.run("ingest", "--data", str(self.raw), "--from", f"{self.days[0]}", "--to", f"{self.days[-1]}", "--json")
         self.promise("every raw day comes in", not came.get("rejected"), f"{came.get('rows')} rows")
         return f"{came.get('rows')} rows in {came.get('files')} files"
