@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.paired import paired
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from evershelf.stack.ports import free_ports
@@ -53,16 +53,7 @@ def bench() -> dict[str, Any]:
         script.write_text(SCRIPT.format(paths=", ".join(f'"/v1/recommend?user_id={shopper}"' for shopper in shoppers)))
         with _server(command, environment, theirs):
             rounds = [(_per_second(ours, script), _per_second(theirs, script)) for _ in range(ROUNDS)]
-    our, their = zip(*rounds, strict=True)
-    return {
-        "bench": "gateway_snapshot",
-        "peer": "bare ASGI + LMDB on uvicorn",
-        "ratio": round(statistics.median(mine / other for mine, other in rounds), 3),
-        "unit": "requests/s per core",
-        "ours": _spread(our),
-        "theirs": _spread(their),
-        "rounds": ROUNDS,
-    }
+    return paired(bench="gateway_snapshot", peer="bare ASGI + LMDB on uvicorn", unit="requests/s per core", rounds=rounds, digits=1)
 
 
 def _shoppers(home: Path) -> list[str]:
@@ -96,10 +87,6 @@ def _per_second(url: str, script: Path) -> float:
     if "Non-2xx" in told or (found := re.search(r"Requests/sec:\s+([\d.]+)", told)) is None:
         raise CommandFailed(f"The load did not run cleanly, so nothing can be said:\n{told}")
     return float(found[1])
-
-
-def _spread(values: tuple[float, ...]) -> dict[str, float]:
-    return {"min": round(min(values), 1), "median": round(statistics.median(values), 1), "max": round(max(values), 1)}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ nothing to think about, so it is what simulating can be compared with, not a riv
 import gzip
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.paired import paired
 from evershelf.shops.simulator import PACKED, simulate
 
 ROUNDS, END = 5, date(2026, 3, 10)
@@ -29,16 +29,7 @@ def bench() -> dict[str, Any]:
     command = ["taskset", "-c", "0", sys.executable, "-m", "benchmarks.simulator"]
     done = run(command, env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}, check=True, capture_output=True, text=True)
     rounds = json.loads(done.stdout.splitlines()[-1])
-    our, their = zip(*rounds, strict=True)
-    return {
-        "bench": "simulator",
-        "peer": "the same rows through msgspec and gzip alone",
-        "ratio": round(statistics.median(mine / other for mine, other in rounds), 3),
-        "unit": "million events/min per core",
-        "ours": _spread(our),
-        "theirs": _spread(their),
-        "rounds": ROUNDS,
-    }
+    return paired(bench="simulator", peer="the same rows through msgspec and gzip alone", unit="million events/min per core", rounds=rounds, digits=2)
 
 
 def _round() -> tuple[float, float]:
@@ -61,10 +52,6 @@ def _read(line: bytes) -> Any:
         return msgspec.json.decode(line)
     except msgspec.DecodeError:
         return None
-
-
-def _spread(values: tuple[float, ...]) -> dict[str, float]:
-    return {"min": round(min(values), 2), "median": round(statistics.median(values), 2), "max": round(max(values), 2)}
 
 
 if __name__ == "__main__":

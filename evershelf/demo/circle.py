@@ -357,9 +357,7 @@ class Circle:
     def conclude(self) -> None:
         """Read what is promised of the whole out of the answers, the promotion log and the lake."""
         self.answers.new()
-        every = summarize(self.answers.all)
-        every.got = summarize(answer for answer in self.answers.all if answer.endpoint != "events").got
-        self.report.answers = every
+        every = self.report.answers = summarize(self.answers.all)
         self.promise("not one 5xx, empty or missing answer to a valid request", every.bad == 0 < every.answers, f"{every.answers} answers, {every.bad} bad")
         for fault in self.report.faults:
             fault.measure(self.answers.all)

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 # the columns of each list that name what is shown
 _SHOWN = {"user_candidates": "item_id", "item_candidates": "neighbor_id", "query_candidates": "item_id", "popular_items": "item_id"}
 
-
 _FEW = 10  # items in a broken list: as many as an answer shows
 
 

@@ -21,20 +21,14 @@ class AirflowApi:
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=f"{url}/api/v2", timeout=30.0, trust_env=False)
 
-    def wait_until_parsed(self, dag_id: str, timeout: float = 180.0) -> None:
-        """Wait until the DAG processor has read a DAG; right after a start Airflow knows none."""
-        deadline = time.monotonic() + timeout
-        while self._client.get(f"/dags/{dag_id}").status_code == httpx.codes.NOT_FOUND:
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"Airflow has not read the DAG {dag_id} within {timeout:.0f} s. See *Import errors* in its UI, or the log of airflow-dags.")
-            time.sleep(0.5)
-
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler run a DAG, as soon as it is parsed."""
+        self._wait_until_parsed(dag_id)
         self._call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
 
     def backfill(self, dag_id: str, first: date, zone: ZoneInfo, last: date | None = None) -> int:
         """Create a backfill over landing days, as the UI does, one of them unless `last` is given; return its id."""
+        self._wait_until_parsed(dag_id)
         start, end = datetime.combine(first, clock(), zone), datetime.combine(last or first, clock(23, 59), zone)
         answer = self._call(
             "POST",
@@ -69,11 +63,22 @@ class AirflowApi:
                 raise CommandFailed(f"Airflow did not finish {dag_id} within {timeout:.0f} s ({states}). Look at its log in the Airflow UI.")
             time.sleep(1.0)
 
+    def _wait_until_parsed(self, dag_id: str, timeout: float = 180.0) -> None:
+        """Wait until the DAG processor has read a DAG; right after a start Airflow knows none."""
+        deadline = time.monotonic() + timeout
+        while self._send("GET", f"/dags/{dag_id}").status_code == httpx.codes.NOT_FOUND:
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"Airflow has not read the DAG {dag_id} within {timeout:.0f} s. See *Import errors* in its UI, or the log of airflow-dags.")
+            time.sleep(0.5)
+
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        try:
-            answer = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise CommandFailed(f"Airflow did not answer {method} {path}: {error}. Nothing was changed; see the logs of airflow-api.") from None
+        answer = self._send(method, path, body)
         if answer.is_error:
             raise CommandFailed(f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:300]}")
         return dict(answer.json())
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        try:
+            return self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise CommandFailed(f"Airflow did not answer {method} {path}: {error}. Nothing was changed; see the logs of airflow-api.") from None

@@ -70,7 +70,6 @@ def test_month_by_the_scheduler_and_a_backfill_is_the_month_by_hand(shop: list[d
     evershelf("ingest", "--data", str(raw))
     evershelf("up", "--only", "statsd,airflow")
     api = AirflowApi(f"http://127.0.0.1:{load_settings().airflow.port}")
-    api.wait_until_parsed("lake_daily")
     api.unpause("lake_daily")
 
     kill_driver(shop[KILLED])
