@@ -35,7 +35,7 @@ from evershelf.stack.services import services
 from evershelf.storage import local_path
 
 RATE = 30.0  # requests a second; each answer is followed by a post of events
-VISITS = 400  # of the simulated shop, a day; enough for a model that is worth something, and no more, as the demo has minutes
+VISITS = 300  # of the simulated shop, a day; enough for a model that is worth something, and no more, as the demo has minutes
 SCHEDULED = 2  # days that the first driver leaves to Airflow: one scheduled run, one backfill
 BASICS = "redis,statsd,prometheus"
 HELD_S = 10.0  # what is broken on purpose stays broken at least so long, so that answers show what that costs

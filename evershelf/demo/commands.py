@@ -23,7 +23,7 @@ from evershelf.shops import ADAPTERS, door
 from evershelf.stack import supervision
 from evershelf.stack.ports import free_ports
 
-SIMULATED_DAYS, REAL_DAYS = 7, 60
+SIMULATED_DAYS, REAL_DAYS = 6, 60
 
 
 @click.command()
