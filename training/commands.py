@@ -16,7 +16,7 @@ from rich.console import Console
 
 from evershelf import lake
 from evershelf.models import finished_models, model_folder, models_folder, newest_blessed, read_evaluation
-from evershelf.settings import Settings, load_settings
+from evershelf.settings import Settings, TrainingSettings, load_settings
 from evershelf.storage import new_folder
 from evershelf.telemetry import TRAINING_EPOCH_SECONDS, TRAINING_LOSS, metrics
 from evershelf.version import code_version
@@ -27,16 +27,27 @@ Say = Callable[[str], None]
 
 @click.command()
 @click.option("--ranks", type=click.IntRange(min=1), help="Horovod ranks on this machine; default: training.ranks.")
+@click.option(
+    "--reproduce", "original", metavar="ID", help="Train the model of this id, or of this snapshot, again from its lineage and compare; keeps nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
-def train(ranks: int | None, as_json: bool) -> None:
+def train(ranks: int | None, original: str | None, as_json: bool) -> None:
     """Train a model on the newest days of the lake, measure it, and bless or refuse it.
 
     The same lake, settings and code give the same model id: a training that was interrupted resumes, one that is finished is reported again.
     """
     settings = load_settings()
+    say = Console(stderr=True, soft_wrap=True, highlight=False).print
+    if original:
+        from training.reproduce import reproduce
+
+        if ranks:
+            raise click.UsageError("--reproduce trains with as many ranks as the original; leave --ranks out.")
+        _report_reproduction(reproduce(settings, original, say), as_json)
+        return
     if ranks:
         settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
-    model_id = train_model(settings, Console(stderr=True, soft_wrap=True, highlight=False).print)
+    model_id = train_model(settings, say)
     evaluation = read_evaluation(model_id)
     if as_json:
         click.echo(json.dumps({"model_id": model_id, "blessed": evaluation["blessed"], "why": evaluation["why"], "metrics": evaluation["metrics"]}))
@@ -77,10 +88,9 @@ def train_model(settings: Settings, say: Say) -> str:
     Raises:
         TrainingError: nothing was exported.
     """
-    from training import data, examples, gang, loop, vocabulary
+    from training import data
 
     started = time.monotonic()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     shop = data.read_shop(settings.training)
     model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
     if (models_folder() / model_id).is_dir():
@@ -90,18 +100,31 @@ def train_model(settings: Settings, say: Say) -> str:
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work.with_suffix(".lock"), timeout=0):
-            words, features = vocabulary.build(shop)
-            prepared = examples.prepare(shop, words, features, settings.training.seed)
-            say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {settings.training.ranks} ranks")
-            prepared.save(work / loop.EXAMPLES)
-            (work / loop.PARAMETERS).write_text(settings.training.model_dump_json())
-            gang.run(work, settings.training.ranks, lambda epoch: _tell(epoch, say))
+            words, prepared = fit(model_id, settings.training, shop, work, say)
             say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
             _finish(settings, shop, words, prepared, work, model_id, say, started)
             shutil.rmtree(work)
     except Timeout:
         raise TrainingRunning(f"Model {model_id} is being trained by another process. Nothing was started and what is live stays live; wait for it.") from None
     return model_id
+
+
+def fit(model_id: str, parameters: TrainingSettings, shop: Any, work: Path, say: Say) -> tuple[Any, Any]:
+    """Run the ranks to the end, which leaves the best weights in the folder `work`; return the vocabulary and the prepared examples.
+
+    Raises:
+        TrainingError: a rank was lost, or the loss diverged.
+    """
+    from training import examples, gang, loop, vocabulary
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
+    words, features = vocabulary.build(shop)
+    prepared = examples.prepare(shop, words, features, parameters.seed)
+    say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {parameters.ranks} ranks")
+    prepared.save(work / loop.EXAMPLES)
+    (work / loop.PARAMETERS).write_text(parameters.model_dump_json())
+    gang.run(work, parameters.ranks, lambda epoch: _tell(epoch, say))
+    return words, prepared
 
 
 def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, model_id: str, say: Say, started: float) -> None:
@@ -141,6 +164,24 @@ def _tell(epoch: dict[str, Any], say: Say) -> None:
     metrics().gauge(TRAINING_LOSS, epoch["loss"])
     quality = f"NDCG@10 of the shoppers set aside {epoch['selection_ndcg']:.4f}"
     say(f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {epoch['loss']:.4f}, {quality}, {epoch['seconds']:.1f} s")
+
+
+def _report_reproduction(found: dict[str, Any], as_json: bool) -> None:
+    """Print what was compared; exit with 1 when it is not the same model."""
+    then, now = found["code_version"]["then"], found["code_version"]["now"]
+    if then != now:
+        click.echo(f"The model was trained by code {then}, this is {now}: a difference may come from there.", err=True)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"Model {found['model_id']} {'came out the same' if found['same'] else 'came out DIFFERENT'}.")
+        click.echo(f"  vocabulary                 {'the same' if found['same_vocabulary'] else 'different'}")
+        for name, what in (("largest_score_difference", "golden scores"), ("largest_vector_difference", "item vectors")):
+            click.echo(f"  {what:26} {'not compared' if found[name] is None else f'differ by at most {found[name]:.3g}'}")
+        for metric, value in found["metrics"]["then"].items():
+            click.echo(f"  {metric:26} then {value:.5f}, now {found['metrics']['now'].get(metric, float('nan')):.5f}")
+    if not found["same"]:
+        click.get_current_context().exit(1)
 
 
 def _print_figures(found: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ EvershelfError
     ├── TrainingRunning    the same training runs already in another process
     ├── RankLost           a Horovod rank ended early; the last epoch's checkpoint stays, the same command resumes from it
     ├── LossDiverged       the loss is not a number or grew; nothing was exported
-    └── ExportFailed       the exported rankers disagree; nothing was exported
+    ├── ExportFailed       the exported rankers disagree; nothing was exported
+    └── CannotReproduce    a model's lineage cannot be replayed here; nothing was trained
 """
 
 from evershelf.errors import EvershelfError
@@ -33,4 +34,8 @@ class LossDiverged(TrainingError):
 
 
 class ExportFailed(TrainingError):
+    pass
+
+
+class CannotReproduce(TrainingError):
     pass
