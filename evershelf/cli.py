@@ -19,6 +19,7 @@ COMMANDS = {
     "shoppers": ("evershelf.demo.live_shoppers:shoppers", "Let simulated shoppers use the gateways, and say what they got."),
     "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot."),
     "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
+    "tables": ("evershelf.tables:tables", "Show where each table lives, its last good day and health, and what goes dark without it."),
     "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),
     "evaluate": ("training.commands:evaluate", "Evaluate the newest model on the shop's time split."),
     "status": ("serving.promotion.commands:status", "Show what is live, since when, how old, and what is wrong."),
