@@ -38,7 +38,7 @@ from evershelf.settings import Settings, load_settings
 from evershelf.shops import ADAPTERS, landing
 from evershelf.shops.adapter import Adapter, Source
 from evershelf.storage import local_path
-from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
+from evershelf.telemetry import LAKE_DAY_AT, LAKE_DAY_SECONDS, LAKE_ROWS, metrics
 from evershelf.version import code_version
 from spark_jobs.delta import create_tables, staged
 from spark_jobs.gates import Profile, wrong_with_landing, wrong_with_rows
@@ -347,7 +347,7 @@ def changed_days(adapter: Adapter, day: date) -> list[date]:
 
 def _measure(report: DayReport) -> None:
     metrics().timing(LAKE_DAY_SECONDS, int(report.seconds * 1000))
-    metrics().incr(LAKE_DAYS_HELD, int(report.outcome == "held"))  # a published day sends 0, or the alert would not see the first held one
+    metrics().gauge(LAKE_DAY_AT.format(outcome=report.outcome), int(time.time()))
     for outcome in ("clean", "quarantined", "deduplicated"):
         metrics().incr(LAKE_ROWS.format(outcome=outcome), sum(getattr(one, f"rows_{outcome}") for one in report.counts.values()))
 

@@ -7,7 +7,7 @@ import pytest
 from evershelf import snapshot
 from evershelf.contracts.rungs import RUNGS
 from serving.gateway.answers import EventCounts, Latency, SnapshotAnswers, Status
-from serving.promotion.overview import figures, table_ages
+from serving.promotion.overview import _outdone, figures, table_ages
 
 AGES: dict[str, int | None] = {"events": 1, "products": 1, "orders": 1}
 DEADLINE = timedelta(milliseconds=150)
@@ -25,10 +25,10 @@ def stable(tmp_path: Path) -> tuple[Path, str]:
 
 
 def answered(snapshot_id: str, *, shed: int = 0) -> Status:
-    """Eight requests: six in time (two by popular), one late, one failed."""
+    """Eight requests: six in time (two by popular), one late, one that nobody answered."""
     latency = Latency([10.0, 150.0, 500.0], [4, 2, 1, 0])
     answers = SnapshotAnswers("stable", 8, 1, 0, {"live": 5, "popular": 2}, latency, 0, 0)
-    return Status("one", 1, snapshot_id, None, 0.0, None, None, [], {}, 1.0, {}, {snapshot_id: answers}, shed, EventCounts(0, 0, 0))
+    return Status("one", 1, snapshot_id, None, 0.0, None, None, [], {}, 1.0, {}, {snapshot_id: answers}, 8, shed, EventCounts(0, 0, 0, 0))
 
 
 def test_available_is_answered_in_time_and_quality_counts_the_rung(stable: tuple[Path, str]) -> None:
@@ -52,3 +52,16 @@ def test_nothing_is_claimed_before_the_first_request(stable: tuple[Path, str]) -
 
 def test_a_lake_that_cannot_be_read_has_no_known_age(home: Path) -> None:
     assert table_ages() == {"events": None, "products": None, "orders": None}
+
+
+def test_a_model_that_its_own_lists_outdo_needs_somebody(tmp_path: Path) -> None:
+    def problems(live: float, stored: float) -> list[str]:
+        (tmp_path / "some").mkdir(exist_ok=True)
+        (tmp_path / "some" / "evaluation.json").write_text(json.dumps({"rung_clicks": {"live": live, "stored": stored, "popular": 0.1}}))
+        return _outdone(tmp_path, "some")
+
+    assert not problems(1.0, 0.9)
+    assert not problems(1.0, 1.01)
+    (problem,) = problems(1.0, 1.06)
+    assert "6% more clicks" in problem
+    assert not _outdone(tmp_path, "none")
