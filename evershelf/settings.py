@@ -10,10 +10,10 @@ from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from evershelf.contracts.rungs import RUNGS, Rung
@@ -77,6 +77,7 @@ class LakeSettings(Section):
     max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
     min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
     max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
+    time_travel: Annotated[timedelta, Field(ge=timedelta())] = timedelta(days=7)  # files that were current since then are never deleted
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
     spark_master: str = "local[2]"
 
@@ -122,6 +123,13 @@ class RedisSettings(Section):
     port: Port = 6379
     replica_ports: tuple[Port, ...] = (6380, 6381)  # of the local stack
     timeout: timedelta = timedelta(milliseconds=15)
+
+    @model_validator(mode="after")
+    def _one_way_to_the_primary(self) -> Self:
+        given = self.model_fields_set
+        if given & {"host", "port"} and "sentinels" not in given:
+            raise ValueError("host or port is set, but the sentinels say where the primary is: set sentinels too, to [] for one Redis without them")
+        return self
 
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ shop's calendar days. It holds no text, prices or quantities: an item's title is
 orders.
 """
 
-from evershelf.shops.adapter import Adapter, Feed, Source
+from evershelf.shops.adapter import LONGEST_ID, Adapter, Feed, Source
 from evershelf.shops.contract_rows import EVENT_FEED, GATEWAY, UNREADABLE
 
 SECONDS = "try_cast(ts AS bigint)"
@@ -32,6 +32,7 @@ ACTIONS = Source(
         **UNREADABLE,
         "missing user": "coalesce(user, '') = ''",
         "missing item": "coalesce(item, '') = ''",
+        "field too long": f"length(item) > {LONGEST_ID}",
         "unknown type": "event IS NULL OR event NOT IN (" + ", ".join(f"'{theirs}'" for theirs in TYPES) + ")",
         "bad time": "dt IS NULL",
     },

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evershelf import snapshot as store
@@ -71,7 +72,7 @@ def status(as_json: bool) -> None:
         table.add_row("quality", "", *(f"{overview.quality[rung]:.3f}" if rung in overview.quality else "unknown" for rung in overview.rungs))
         console.print(table)
         for problem in overview.problems:
-            console.print(f"[red]![/red] {problem}", highlight=False, markup=True)
+            console.print("[red]![/red]", escape(problem), highlight=False)
         if not overview.problems:
             console.print("[green]nobody must act")
 

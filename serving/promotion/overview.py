@@ -28,6 +28,7 @@ from serving.tf_serving.client import ModelServerAdmin
 if TYPE_CHECKING:
     from evershelf.tables import TableState
 
+OUTDONE = 0.02  # share; less is within what the estimate errs
 HEADS = {"U": "events", "P": "products", "T": "orders"}  # head -> the table that it learns from
 
 
@@ -95,7 +96,7 @@ def look() -> Overview:
     age = _data_age_days(state.stable)
     tables = head_tables()
     problems += [f"the table {name} is lost: {state.why}; without it {state.without}" for name, state in tables.items() if state.health == "lost"]
-    problems += _problems(settings, state, target, age, reached, models)
+    problems += _problems(settings, state, target, age, reached, models) + _outdone(store, state.stable)
     return Overview(
         state=state,
         last_good=target,
@@ -130,11 +131,10 @@ class Figures:
 
 def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadline: timedelta, tables: Mapping[str, "TableState"]) -> Figures:
     """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
-    valid, in_time, quality = sum(status.shed for status in statuses), 0, 0.0
+    valid, in_time, quality = sum(status.requests + status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
         for snapshot_id, answers in status.answers.items():
-            valid += answers.requests
             within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
             in_time += sum(answers.latency_ms.counts[:within])
             try:
@@ -177,9 +177,25 @@ def _expected_quality(store: Path, stable: str | None) -> dict[str, float]:
 
 def _accuracies(store: Path, stable: str | None) -> dict[str, float]:
     try:
-        heads = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["heads"]
-        return {name: float(measured["accuracy"]) for name, measured in heads.items() if measured}
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        return {name: float(measured["accuracy"]) for name, measured in _evaluation(store, stable)["heads"].items() if measured}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _outdone(store: Path, stable: str | None) -> list[str]:
+    """Return a problem when stable's model is worth less to shoppers than the lists that are made from it: `live` should not stand above them then."""
+    clicks = _evaluation(store, stable).get("rung_clicks") or {}
+    live, lists = clicks.get("live", 0.0), clicks.get("stored", 0.0)
+    if lists <= live * (1 + OUTDONE):
+        return []
+    more = lists / max(live, 1e-9) - 1
+    return [f"stable's lists are expected to earn {more:.0%} more clicks than its model, which answers first: look at the model's evaluation"]
+
+
+def _evaluation(store: Path, stable: str | None) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes()))
+    except (OSError, msgspec.MsgspecError, TypeError, ValueError):
         return {}
 
 

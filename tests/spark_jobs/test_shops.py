@@ -1,5 +1,6 @@
 """Shops whose files are not one per day reach the same three contracts, and the documented example is what it says."""
 
+import hashlib
 import io
 import json
 import os
@@ -16,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from evershelf import lake, sql
+from evershelf import lake, lineage, sql
 from evershelf.settings import load_settings
-from evershelf.shops import ADAPTERS, door
+from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.commands import ingest
 from spark_jobs.lake_daily import DayReport
 
@@ -119,6 +120,10 @@ def test_the_documented_example_gives_what_the_page_says(
     counts = report.counts["sales"]
     assert report.outcome == "published", report.why
     assert (counts.rows_in, counts.rows_clean, dict(counts.reasons), counts.rows_deduplicated) == (5, 3, {"quantity not positive": 1}, 1)
+    (commit, *_) = lineage.commits("orders")
+    (file,) = landing.landed_files("sales", MONDAY)
+    assert commit["days"] == ["2026-11-16"]
+    assert commit["inputs"] == {f"sales/landing_dt=2026-11-16/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()[:16]}
     answer = sql.query(blocks["sql"]).to_pylist()
     heading, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page[page.index("| order_id") :].split("\n\n")[0].splitlines()]
     assert [heading, *rows] == [list(answer[0]), *([str(value) for value in row.values()] for row in answer)]

@@ -8,7 +8,7 @@ from evershelf import snapshot
 from evershelf.contracts.rungs import RUNGS
 from evershelf.tables import Health, TableState
 from serving.gateway.answers import EventCounts, Latency, SnapshotAnswers, Status
-from serving.promotion.overview import figures, head_tables
+from serving.promotion.overview import _outdone, figures, head_tables
 
 DEADLINE = timedelta(milliseconds=150)
 
@@ -32,10 +32,10 @@ HEALTHY = tables(events="healthy", products="healthy", orders="healthy")
 
 
 def answered(snapshot_id: str, *, shed: int = 0) -> Status:
-    """Eight requests: six in time (two by popular), one late, one failed."""
+    """Eight requests: six in time (two by popular), one late, one that nobody answered."""
     latency = Latency([10.0, 150.0, 500.0], [4, 2, 1, 0])
     answers = SnapshotAnswers("stable", 8, 1, 0, {"live": 5, "popular": 2}, latency, 0, 0)
-    return Status("one", 1, snapshot_id, None, 0.0, None, None, [], {}, 1.0, {}, {snapshot_id: answers}, shed, EventCounts(0, 0, 0))
+    return Status("one", 1, snapshot_id, None, 0.0, None, None, [], {}, 1.0, {}, {snapshot_id: answers}, 8, shed, EventCounts(0, 0, 0, 0))
 
 
 def test_available_is_answered_in_time_and_quality_counts_the_rung(stable: tuple[Path, str]) -> None:
@@ -65,3 +65,16 @@ def test_beside_no_lake_nothing_is_known_of_its_tables_and_a_lost_one_is_named(h
     log.mkdir(parents=True)
     (log / f"{0:020}.json").write_text("nonsense")
     assert {name: state.health for name, state in head_tables().items()} == {"events": "lost"}
+
+
+def test_a_model_that_its_own_lists_outdo_needs_somebody(tmp_path: Path) -> None:
+    def problems(live: float, stored: float) -> list[str]:
+        (tmp_path / "some").mkdir(exist_ok=True)
+        (tmp_path / "some" / "evaluation.json").write_text(json.dumps({"rung_clicks": {"live": live, "stored": stored, "popular": 0.1}}))
+        return _outdone(tmp_path, "some")
+
+    assert not problems(1.0, 0.9)
+    assert not problems(1.0, 1.01)
+    (problem,) = problems(1.0, 1.06)
+    assert "6% more clicks" in problem
+    assert not _outdone(tmp_path, "none")
