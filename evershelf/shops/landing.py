@@ -2,8 +2,10 @@
 
 import csv
 import gzip
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,6 +15,7 @@ from evershelf.shops.adapter import Source
 from evershelf.storage import local_path
 
 REJECTED = "_REJECTED.json"
+CORRECTIONS = "_CORRECTIONS.json"
 PREFIX = "landing_dt="
 
 
@@ -50,6 +53,20 @@ def rejection(source: str, day: date) -> Rejection | None:
 
 def reject(source: str, day: date, rejected: Rejection) -> None:
     storage.replace(landing_folder(source, day) / REJECTED, msgspec.json.encode(rejected))
+
+
+def corrections(source: str, day: date) -> dict[str, dict[str, Any]]:
+    """Return what was repaired of a landing day's rows: hash of the raw row -> column -> the value that counts instead."""
+    path = landing_folder(source, day) / CORRECTIONS
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]]) if path.is_file() else {}
+
+
+def correct(source: str, day: date, repaired: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add repairs to a landing day's, beside its files, which stay as they were delivered; the newest value of a column counts."""
+    known = corrections(source, day)
+    merged = {**known, **{row: {**known.get(row, {}), **values} for row, values in repaired.items()}}
+    if merged != known:
+        storage.replace(landing_folder(source, day) / CORRECTIONS, msgspec.json.encode(merged, order="sorted"))
 
 
 def land(source: str, day: date, name: str, content: bytes) -> None:
