@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import tomllib
 from datetime import date, timedelta
 from functools import cache
@@ -32,6 +33,13 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _adapter(name: str) -> str:
+    # One of your own is looked for when it is used: a gateway, which never uses it, starts without it.
+    if not re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", name) or ("." not in name and not (Path(__file__).parent / "shops" / f"{name}.py").is_file()):
+        raise ValueError("no adapter of evershelf/shops, such as online_retail, and no module of your own, such as our_shop.adapter")
+    return name
+
+
 def _storage_url(url: str) -> str:
     if url and not url.startswith("file:///"):
         raise ValueError("must be a file:///absolute/path address; other file systems are not supported yet")
@@ -52,9 +60,10 @@ class Section(BaseModel):
 
 
 class ShopSettings(Section):
-    adapter: Literal["simulator", "online_retail"] = "simulator"
+    adapter: Annotated[str, AfterValidator(_adapter)] = "simulator"  # a file of evershelf/shops, or a module of your own with its package
     timezone: Annotated[str, AfterValidator(_timezone)] = "Europe/London"  # the shop's own calendar
-    currencies: tuple[Annotated[str, Field(pattern="^[A-Z]{3}$")], ...] = ("GBP", "EUR", "USD")
+    # the first is that of files that name none
+    currencies: Annotated[tuple[Annotated[str, Field(pattern="^[A-Z]{3}$")], ...], Field(min_length=1)] = ("GBP", "EUR", "USD")
     bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
 
 
@@ -68,6 +77,7 @@ class LakeSettings(Section):
     max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
     min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
     max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
+    time_travel: Annotated[timedelta, Field(ge=timedelta())] = timedelta(days=7)  # files that were current since then are never deleted
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
     spark_master: str = "local[2]"
 

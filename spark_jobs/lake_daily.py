@@ -16,18 +16,15 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import click
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
-from filelock import FileLock, Timeout
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -37,7 +34,6 @@ from evershelf.errors import CommandFailed, DayHeldBack
 from evershelf.settings import Settings, load_settings
 from evershelf.shops import ADAPTERS, landing
 from evershelf.shops.adapter import Adapter, Source
-from evershelf.storage import local_path
 from evershelf.telemetry import LAKE_DAY_AT, LAKE_DAY_SECONDS, LAKE_ROWS, metrics
 from evershelf.version import code_version
 from spark_jobs.delta import create_tables, staged
@@ -109,9 +105,7 @@ class DayReport:
 def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
     """Publish one landing day, or hold it back and say why. Either is recorded in the reconciliation."""
     settings, started = load_settings(), time.monotonic()
-    root = local_path(settings.url("lake"))
-    root.mkdir(parents=True, exist_ok=True)
-    with _turn(root / ".lake_daily.lock"):
+    with lake.turn(lambda: click.echo("Another run works on this lake; waiting for it to end.", err=True)):
         create_tables(spark)
         history = _Reconciled.around(day, settings)
         try:
@@ -125,20 +119,6 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
             spark.catalog.clearCache()
     _measure(report)
     return report
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        click.echo("Another run works on this lake; waiting for it to end.", err=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +172,7 @@ def _publish(spark: SparkSession, adapter: Adapter, day: date, history: _Reconci
             frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1)
     quarantined = (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values())
     frames["quarantine"] = reduce(DataFrame.unionByName, quarantined).coalesce(1)
-    about = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed, _ in wanted})}
+    about = {"code_version": code_version(), "landing_dt": day.isoformat(), "inputs": landing.fingerprints(wanted)}
     with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}) as written:
         if wrong := wrong_with_rows(written, settings):
             raise _Held(day, "; ".join(wrong), mine)
