@@ -54,7 +54,7 @@ class Staged:
         """Replace the table's partitions of these days, in one commit; killed at any moment, the table is as before or as after.
 
         Args:
-            about: kept with the commit as `userMetadata`.
+            about: kept with the commit as `userMetadata`, with the days; `evershelf lineage` shows it.
 
         Raises:
             CommandFailed: somebody else changed the same days at the same moment.
@@ -64,14 +64,15 @@ class Staged:
         flush_tree(self.folder)
         added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in sorted(self.folder.glob(f"{partition}=*/*.parquet"))]
         opened = DeltaTable(url)
+        days = [day.isoformat() for day in self.days]
         try:
             opened.create_write_transaction(
                 added,
                 mode="overwrite",
                 schema=opened.schema(),
                 partition_by=[partition],
-                partition_filters=[(partition, "in", [day.isoformat() for day in self.days])],
-                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}),
+                partition_filters=[(partition, "in", days)],
+                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps({**about, "days": days}, sort_keys=True)}),
             )
         except DeltaError as error:
             raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error

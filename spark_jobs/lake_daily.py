@@ -30,7 +30,6 @@ import click
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, write_deltalake
-from filelock import FileLock, Timeout
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -42,8 +41,7 @@ from evershelf.quality.store import DayQuality
 from evershelf.settings import Settings, load_settings
 from evershelf.shops import ADAPTERS, landing
 from evershelf.shops.adapter import Adapter, Source
-from evershelf.storage import local_path
-from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
+from evershelf.telemetry import LAKE_DAY_AT, LAKE_DAY_SECONDS, LAKE_ROWS, metrics
 from evershelf.version import code_version
 from spark_jobs.delta import Staged, create_tables, staged
 from spark_jobs.gates import Profile, judge_landing, judge_rows
@@ -130,7 +128,7 @@ class DayReport:
 def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
     """Publish one landing day, or hold it back and say why. Either is recorded in the reconciliation."""
     settings, started = load_settings(), time.monotonic()
-    with _turn(settings):
+    with lake.turn(_say_waiting):
         create_tables(spark)
         history, found = _Reconciled.around(day, settings), _Found()
         try:
@@ -152,20 +150,8 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
     return report
 
 
-@contextmanager
-def _turn(settings: Settings) -> Iterator[None]:
-    path = local_path(settings.url("lake")) / ".lake_daily.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, is_singleton=True)  # a range of days holds it already
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        click.echo("Another run works on this lake; waiting for it to end.", err=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def _say_waiting() -> None:
+    click.echo("Another run works on this lake; waiting for it to end.", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +233,7 @@ def _prepared(
             frames[table.name] = reduce(DataFrame.unionByName, fed).coalesce(1)
     quarantined = (quarantined_rows(frame.where(F.col("landing_dt") == day)) for frame in rows.values())
     frames["quarantine"] = reduce(DataFrame.unionByName, quarantined).coalesce(1)
-    about: dict[str, object] = {"code_version": code_version(), "landing_dt": day.isoformat(), "landings": sorted({landed.isoformat() for landed, _ in wanted})}
+    about: dict[str, object] = {"code_version": code_version(), "landing_dt": day.isoformat(), "inputs": landing.fingerprints(wanted)}
     later = {key: value for key, value in counts.items() if key[0] >= day}  # a landing that came before keeps its rows whatever comes after it
     outside = rehearsal.aside if rehearsal else None
     with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}, outside) as written:
@@ -523,7 +509,7 @@ def changed_days(adapter: Adapter, day: date) -> list[date]:
 
 def _measure(report: DayReport) -> None:
     metrics().timing(LAKE_DAY_SECONDS, int(report.seconds * 1000))
-    metrics().incr(LAKE_DAYS_HELD, int(report.outcome == "held"))  # a published day sends 0, or the alert would not see the first held one
+    metrics().gauge(LAKE_DAY_AT.format(outcome=report.outcome), int(time.time()))
     for outcome in ("clean", "quarantined", "deduplicated"):
         metrics().incr(LAKE_ROWS.format(outcome=outcome), sum(getattr(one, f"rows_{outcome}") for one in report.counts.values()))
 
@@ -551,7 +537,7 @@ def main(single: datetime | None, first: datetime | None, last: datetime | None,
         days = [day for day in days if day in some]
     if not days:
         raise click.UsageError("There is no such day.")
-    with nullcontext() if dry_run else _turn(load_settings()), tempfile.TemporaryDirectory() as aside:  # before Spark: whoever waits starts no driver
+    with nullcontext() if dry_run else lake.turn(_say_waiting), tempfile.TemporaryDirectory() as aside:  # before Spark: whoever waits starts no driver
         spark = spark_session("lake_daily")
         spark.sparkContext.setLogLevel("ERROR")
         reports, rehearsal = [], Rehearsal(Path(aside))

@@ -23,7 +23,12 @@ TRAVELS = ("landing_dt", "source", "raw", "raw_hash", "seen")  # what goes with 
 def filled(sql: str, settings: Settings) -> str:
     """Put the settings into an adapter's SQL."""
     shop = settings.shop
-    values = {"{timezone}": shop.timezone, "{bulk_quantity}": str(shop.bulk_quantity), "{currencies}": ", ".join(f"'{code}'" for code in shop.currencies)}
+    values = {
+        "{timezone}": shop.timezone,
+        "{bulk_quantity}": str(shop.bulk_quantity),
+        "{currencies}": ", ".join(f"'{code}'" for code in shop.currencies),
+        "{currency}": f"'{shop.currencies[0]}'",
+    }
     for name, value in values.items():
         sql = sql.replace(name, value)
     return sql

@@ -2,7 +2,8 @@
 
 import csv
 import gzip
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ def count_rows(source: Source, day: date) -> int:
         with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
             rows += sum(1 for _ in csv.reader(file)) - 1 if source.format == "csv" else sum(1 for line in file if line.strip(" \r\n"))
     return rows
+
+
+def fingerprints(landings: Iterable[tuple[date, str]]) -> dict[str, str]:
+    """Return the files of some (landing day, source), repairs too, and the SHA-256 of what they hold, 16 hex digits: the inputs' versions, for the lineage."""
+    files = {
+        f"{source}/{PREFIX}{day.isoformat()}/{path.name}": path
+        for day, source in sorted(landings)
+        for path in (*landed_files(source, day), *landing_folder(source, day).glob(CORRECTIONS))
+    }
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}
 
 
 def rejection(source: str, day: date) -> Rejection | None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,13 @@ from evershelf.pseudonyms import pseudonym
 from evershelf.quality import store as quality
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
-from spark_jobs import lake_daily
 from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
-from spark_jobs.session import spark_session
 
 pytestmark = pytest.mark.slow
 
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 11, day) for day in (16, 17, 18, 19))
 RETAIL_DAY = date(2011, 12, 8)
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    session = spark_session("tests")
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
-
-
-@pytest.fixture
-def run(home: Path, spark: SparkSession) -> Callable[..., DayReport]:
-    def once(day: date, **options: Any) -> DayReport:
-        return lake_daily.run_day(spark, ADAPTERS[load_settings().shop.adapter], day, **options)
-
-    return once
 
 
 def event(number: int, day: date, **fields: Any) -> Row:
@@ -338,7 +320,7 @@ def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[...,
 
 
 def test_a_driver_that_waits_for_another_run_has_not_started_spark(home: Path) -> None:
-    with lake_daily._turn(load_settings()):
+    with lake.turn(lambda: None):
         driver = subprocess.Popen(
             [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", MONDAY.isoformat()],
             stderr=subprocess.PIPE,
