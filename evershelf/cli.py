@@ -34,7 +34,8 @@ COMMANDS = {
     "serve": ("serving.gateway.commands:serve", "Start a gateway."),
     "model-server": ("serving.model_server.commands:model_server", "Start the TensorFlow Serving stand-in."),
     "bench": ("evershelf.bench:bench", "Measure, each time beside a named peer."),
-    "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract."),
+    "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract, repair and replay them."),
+    "quality": ("evershelf.quality.commands:quality", "Show what the checks of each day found, and where a day differs from the weeks before."),
 }
 
 

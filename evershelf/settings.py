@@ -77,6 +77,10 @@ class LakeSettings(Section):
     max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
     min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
     max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
+    drift_volume_ratio: Annotated[float, Field(gt=1)] = 2.0  # so many times the usual rows of a weekday, or less by as much, is a warning
+    drift_share: Share = 0.1  # so is a share of empty values that differs by more
+    drift_mean: Share = 0.25  # and a mean that differs by more, as a share of the usual one
+    drift_psi: Annotated[float, Field(gt=0)] = 0.25  # and a population stability index above this, on top of what chance makes of it
     time_travel: Annotated[timedelta, Field(ge=timedelta())] = timedelta(days=7)  # files that were current since then are never deleted
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
     spark_master: str = "local[2]"
