@@ -29,7 +29,12 @@ def events(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = home / "lake" / "events"
     publish(folder, NEXT, [0], "append")
     for version in range(1, 6):
-        about: dict[str, object] = {"code_version": "1.0 abc", "days": [DAY.isoformat()], "inputs": {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"}}
+        about: dict[str, object] = {
+            "code_version": "1.0 abc",
+            "days": [DAY.isoformat()],
+            "inputs": {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"},
+            "tables": {"products": 7},
+        }
         publish(folder, DAY, [version], "overwrite", about)
     publish(folder, DAY, [100], "append")
     return folder
@@ -155,6 +160,7 @@ def test_lineage_says_what_a_day_was_made_of_and_what_was_built_from_it(events: 
     assert commit["inputs"] == {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"}
     printed = CliRunner().invoke(lineage.lineage, ["events"]).output
     assert "from events/landing_dt=2026-11-16/door.jsonl.gz  sha256 00ff" in printed
+    assert "from products version 7" in printed
     assert "built from it: models/m" in printed
     unknown = CliRunner().invoke(lineage.lineage, ["events", "--date", "2001-01-01"])
     assert unknown.exit_code == 1
