@@ -511,10 +511,9 @@ def rehearse_day(spark: SparkSession, adapter: Adapter, day: date, rehearsal: Re
     try:
         with _prepared(spark, adapter, day, history, found, settings, partial=partial, rehearsal=rehearsal) as ready:
             counts = ready.mine
-            for one in ready.written:
-                for dt in one.days:
-                    rehearsal.landings[one.table.name, dt] = set()
-                for dt, _, batches in one.files(["landing_dt"] if one.table.partition == "dt" else []):
+            for one in (one for one in ready.written if one.table.partition == "dt"):
+                rehearsal.landings |= {(one.table.name, dt): set() for dt in one.days}
+                for dt, _, batches in one.files(["landing_dt"]):
                     rehearsal.landings[one.table.name, dt] |= {landed for batch in batches for landed in pc.unique(batch["landing_dt"]).to_pylist()}
             rehearsal.after |= {(name, dt): measures for dt, tables in found.measures.items() for name, measures in tables.items()}
             rehearsal.after["quarantine", day] = {"rows": sum(one.rows_quarantined for one in counts.values()), "sums": {}}
