@@ -56,10 +56,10 @@ def versions(names: Iterable[str]) -> dict[str, int]:
 
 @contextmanager
 def turn(waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lake for one writer at a time; `waiting` is called once if another process holds it. Who holds it may ask again."""
+    """Hold the lake for one writer at a time; `waiting` is called once if another holds it."""
     root = local_path(load_settings().url("lake"))
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lake_daily.lock", is_singleton=True)
+    lock = FileLock(root / ".lake_daily.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -145,8 +145,8 @@ RECONCILIATION = Table(
     columns={
         "landing_dt": Column("date", "day on which the rows were dropped", required=True, unit="day of the shop's calendar"),
         "source": Column("string", "landing folder that the rows came from", required=True),
-        "outcome": Column("string", "published or held", required=True),
-        "why": Column("string", "why the day was held back; null when published"),
+        "outcome": Column("string", "published, held, or closed when the shop never opens on such a day", required=True),
+        "why": Column("string", "why the day was held back or is closed; null when published"),
         "rows_in": Column("bigint", "rows that landed", required=True, unit="rows"),
         "rows_clean": Column("bigint", "rows that reached a table", required=True, unit="rows"),
         "rows_quarantined": Column("bigint", "rows in quarantine", required=True, unit="rows"),

@@ -77,5 +77,6 @@ PRODUCT_SOURCE = Source(
     typed=typed_columns(PRODUCTS, time="valid_from", key="item_id"),
     rules=PRODUCT_RULES,
     must_have=("item_id", "title", "valid_from"),
+    rest="attributes",  # a new column is kept; where shoppers' ids may be among what nobody announced, it stays outside
 )
 PRODUCT_FEED = Feed(family="products", table="products", columns=same_columns(PRODUCTS))

@@ -5,6 +5,7 @@ so its text stays outside: a row with its number and what was wrong travels on i
 refused by name, and the lake holds that day back; where an earlier delivery of the day is already inside, that one stays as it is.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -218,8 +219,10 @@ def _explain(error: Exception) -> str:
 def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
     """Write the rows with one more column, NO_LINE; return how many there were and how many of them could not be read."""
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), strict=False)
+    lines: list[str] = []  # of the record that is being read
+    reader = csv.reader(_remembered(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), lines), strict=False)
     header = next(reader, [])
+    lines.clear()
     if source.user_column not in header:
         raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(tuple(source.columns), header)}")
     user = header.index(source.user_column)
@@ -230,7 +233,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(header[place] for place in kept), NO_LINE])
     rows = broken = 0
-    for row in reader:
+    for row in _rows(reader, lines, len(header)):
         if not row:
             continue
         rows += 1
@@ -242,6 +245,32 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
             writer.writerow([*(row[place] for place in kept), ""])
     text.detach()
     return rows, broken
+
+
+def _remembered(text: Iterable[str], lines: list[str]) -> Iterator[str]:
+    for line in text:
+        lines.append(line)
+        yield line
+
+
+def _rows(reader: Iterable[list[str]], lines: list[str], width: int) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file. A quote that is never closed takes the lines after it along, good rows among them: these are read one by one."""
+    for row in reader:
+        taken = lines.copy()
+        lines.clear()
+        if len(taken) > 1 and not _is_one_row(taken, width):
+            for line in taken:
+                yield from csv.reader([line])
+        else:
+            yield row
+
+
+def _is_one_row(lines: list[str], width: int) -> bool:
+    try:
+        rows = list(csv.reader(lines, strict=True))
+    except csv.Error:
+        return False
+    return [len(row) for row in rows] == [width]
 
 
 def _columns_found(names: tuple[str, ...], header: list[str]) -> str:
@@ -263,7 +292,9 @@ def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO) -> tuple[
             delivered = decode(line)
             row = {name: delivered[name] for name in source.columns if name in delivered and name != source.rest}
             if source.rest:
-                row[source.rest] = {name: value for name, value in delivered.items() if name not in row}
+                given = delivered.get(source.rest)
+                rest = {name: value for name, value in delivered.items() if name not in source.columns}
+                row[source.rest] = {**given, **rest} if isinstance(given, dict) else {**({source.rest: given} if given else {}), **rest}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
                 row[source.user_column] = pseudonym(_plain_id(str(user)))
             inside = encode(row)
@@ -275,10 +306,11 @@ def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO) -> tuple[
 
 
 def _text_only(raw: BinaryIO) -> BinaryIO:
-    """Return the raw file, or refuse it when its beginning is not text."""
-    if b"\0" in raw.read(1 << 16):
+    """Return the raw file after its byte order mark, or refuse it when its beginning is not text."""
+    beginning = raw.read(1 << 16)
+    if b"\0" in beginning:
         raise Unreadable("it is binary, not text")
-    raw.seek(0)
+    raw.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
     return raw
 
 

@@ -1,5 +1,6 @@
 """The door lets a day in whole, without raw ids, or refuses it by name."""
 
+import csv
 import gzip
 import json
 import os
@@ -150,3 +151,29 @@ def test_ingest_takes_the_other_days_in_and_exits_with_an_error(home: Path, tmp_
     report = json.loads(outcome.stdout.splitlines()[-1])
     assert report["rejected"] == [{"day": "2011-12-01", "source": "lines", "file": "2011-12-01.csv", "reason": "the file is empty"}]
     assert landing.landing_days(("lines",)) == [date(2011, 12, 1), date(2011, 12, 2)]
+
+
+def test_a_new_column_of_the_catalogue_is_kept_among_its_attributes(home: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{DAY}").mkdir()
+    product = {"item_id": "i1", "title": "Lamp", "attributes": {"colour": "red"}, "energy class": "A"}
+    (tmp_path / f"{DAY}" / "products.jsonl").write_text(json.dumps(product))
+    door.take_in(ADAPTERS["simulator"], tmp_path, DAY)
+    (row,) = [json.loads(line) for line in gzip.decompress(landing.landed_files("products", DAY)[0].read_bytes()).splitlines()]
+    assert row["attributes"] == {"colour": "red", "energy class": "A"}
+
+
+def test_an_open_quote_takes_no_good_row_along(home: Path, tmp_path: Path) -> None:
+    header = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
+    good = '{},22734,"A ""RED"", BAG",1,2026-03-10 12:00:00,2.50,17850,UK'
+    (tmp_path / f"{DAY}.csv").write_text("\n".join([header, good.format(1), '2,"never closed', good.format(3), good.format(4), '"', good.format(5), ""]))
+    (delivery,) = door.take_in(ADAPTERS["online_retail"], tmp_path, DAY)
+    assert (delivery.rows, delivery.broken) == (6, 2)
+    with gzip.open(landing.landed_files("lines", DAY)[0], "rt", newline="") as file:
+        assert [row["InvoiceNo"] for row in csv.DictReader(file)] == ["1", "", "3", "4", "", "5"]
+
+
+def test_a_byte_order_mark_costs_no_row(home: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{DAY}").mkdir()
+    (tmp_path / f"{DAY}" / "products.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"item_id": "i1", "title": "Lamp"}\n')
+    (delivery,) = door.take_in(ADAPTERS["simulator"], tmp_path, DAY)
+    assert (delivery.rows, delivery.broken) == (1, 0)
