@@ -60,6 +60,7 @@ class ShopSettings(Section):
 
 class PrivacySettings(Section):
     user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
 
 
 class LakeSettings(Section):

@@ -22,6 +22,7 @@ class Source:
     file: its path in the shop's folder of raw days, with `{day}` (ISO date); the door takes it plain or with `.gz`. Empty: nothing comes through the door.
     columns: raw column -> Spark SQL type in which it is read; strings unless the format says better.
     user_column: holds the shopper's id, which the door replaces.
+    free_text: columns in which people write; the door masks card numbers, e-mail addresses and phone numbers in them.
     family: sources of one family have the same typed columns and are deduplicated together.
     typed: typed column -> SQL over the raw columns; rules see the raw column where both have the same name (Spark ignores case). `dt` and `key` must be
         among them: the shop's own calendar day, and what names the row.
@@ -39,6 +40,7 @@ class Source:
     typed: Mapping[str, str]
     rules: Mapping[str, str]
     must_have: tuple[str, ...]
+    free_text: tuple[str, ...] = ()
     required: bool = True
 
 

@@ -73,6 +73,7 @@ def event_source(name: str, *, file: str, required: bool) -> Source:
         typed=typed_columns(EVENTS, time="event_time", key="event_id"),
         rules=EVENT_RULES,
         must_have=("event_id", "event_time", "received_at", "type"),
+        free_text=("query",),
         required=required,
     )
 
@@ -109,5 +110,6 @@ PRODUCT_SOURCE = Source(
     typed=typed_columns(PRODUCTS, time="valid_from", key="item_id"),
     rules=PRODUCT_RULES,
     must_have=("item_id", "title", "valid_from"),
+    free_text=("title", "description"),
 )
 PRODUCT_FEED = Feed(family="products", table="products", columns=same_columns(PRODUCTS))

@@ -1,6 +1,7 @@
 """The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
 
-Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know. A line that cannot be read may hold an id anywhere,
+Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know, nor a card number, an e-mail address or a phone
+number in free text. A line that cannot be read may hold an id anywhere,
 so its text stays outside: a row with its number and what was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is
 refused by name, and the lake holds that day back; where an earlier delivery of the day is already inside, that one stays as it is.
 """
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.shops import landing
 from evershelf.shops.adapter import NO_LINE, Adapter, Source
@@ -108,6 +110,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     if source.user_column not in header:
         raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(source, header)}")
     user = header.index(source.user_column)
+    texts = [header.index(name) for name in source.free_text if name in header]
     kept = [place for place, name in enumerate(header) if name in source.columns]
     if twice := sorted({header[place] for place in kept if header.count(header[place]) > 1}):
         raise Unreadable(f"more than one column is named {', '.join(twice)}")
@@ -124,6 +127,8 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
             writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
             row[user] = pseudonym(_plain_id(row[user])) if row[user].strip() else ""
+            for text_column in texts:
+                row[text_column] = masked(row[text_column])
             writer.writerow([*(row[place] for place in kept), ""])
     text.detach()
     return rows, broken
@@ -149,6 +154,11 @@ def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, in
             row = {name: delivered[name] for name in source.columns if name in delivered}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
                 row[source.user_column] = pseudonym(_plain_id(str(user)))
+            for name in source.free_text:
+                if written := row.get(name):
+                    text = written if isinstance(written, str) else encode(written).decode()  # a number or a list is somebody's mistake, and may hold anything
+                    if (safe := masked(text)) != text:
+                        row[name] = safe
             inside = encode(row)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # half a surrogate pair has no bytes; a line may nest too deeply
             broken += 1

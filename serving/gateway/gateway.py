@@ -13,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from evershelf.contracts import EVENT_TYPES
+from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
 from evershelf.storage import local_path
@@ -287,4 +288,6 @@ def _landed(event: Event, received_at: datetime) -> LandedEvent:
     fields["event_time"] = event.event_time.astimezone(UTC)
     if event.user_id:
         fields["user_id"] = pseudonym(event.user_id)
+    if event.query:
+        fields["query"] = masked(event.query)
     return LandedEvent(**fields, received_at=received_at)

@@ -6,6 +6,7 @@ from operator import attrgetter
 import msgspec
 
 from evershelf.contracts.rungs import Rung
+from evershelf.free_text import masked
 from serving.gateway.answers import Answer, Arm, Skipped
 from serving.gateway.question import Kind, Question, RecentEvent
 
@@ -60,7 +61,7 @@ class AnswerMemory:
             question.kind,
             question.k,
             question.user,
-            question.text,
+            masked(question.text),
             question.item_id,
             question.category,
             list(question.recent),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
+from evershelf.shops.adapter import Adapter
 from evershelf.shops.commands import ingest
 
 DAY = date(2011, 12, 1)
@@ -68,6 +70,27 @@ def test_door_takes_columns_that_nobody_knows_even_with_one_name(home: Path, tmp
 
 def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def test_door_masks_card_numbers_addresses_and_phone_numbers_in_free_text(home: Path, tmp_path: Path) -> None:
+    assert deliver(tmp_path / "raw", GOOD.replace("MUG", "MUG for ann@shop.example 4111-1111-1111-1111")).outcome == "landed"
+    assert "1,22735,MUG for *** ***,2," in landed()
+    day = tmp_path / "raw" / DAY.isoformat()
+    day.mkdir()
+    queries = ["call 07911 123456", "ean 4006381333931", 4111111111111111, {"to": "ann@shop.example"}, None]
+    (day / "events.jsonl").write_text("".join(json.dumps({"event_id": str(place), "query": query}) + "\n" for place, query in enumerate(queries)))
+    door.take_in(SIMULATED, tmp_path / "raw", DAY)
+    assert [json.loads(line).get("query") for line in landed("events").splitlines()] == ["call ***", queries[1], "***", '{"to":"***"}', None]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+def test_every_adapter_names_the_columns_in_which_people_write(adapter: Adapter) -> None:
+    """Raw columns that end as a query, a title or a description."""
+    for feed in adapter.feeds:
+        sql = " ".join(feed.columns.get(name, "") for name in ("query", "title", "description"))
+        for source in (source for source in adapter.sources if source.family == feed.family):
+            typed = " ".join(made for name, made in source.typed.items() if name not in ("key", "at") and re.search(rf"\b{name}\b", sql))
+            assert {name for name in source.columns if re.search(rf"\b{name}\b", typed)} <= set(source.free_text), source.name
 
 
 def test_door_hashes_an_id_of_ten_kilobytes_like_any_other(home: Path, tmp_path: Path) -> None:
