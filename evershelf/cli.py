@@ -17,7 +17,7 @@ COMMANDS = {
     "down": ("evershelf.stack.commands:down", "Stop what `up` started."),
     "demo": ("evershelf.demo.commands:demo", "Go round the whole circle, break things, report."),
     "shoppers": ("evershelf.demo.live_shoppers:shoppers", "Let simulated shoppers use the gateways, and say what they got."),
-    "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot."),
+    "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot, redact."),
     "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
     "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),
     "evaluate": ("training.commands:evaluate", "Evaluate the newest model on the shop's time split."),
@@ -31,6 +31,7 @@ COMMANDS = {
     "serve": ("serving.gateway.commands:serve", "Start a gateway."),
     "model-server": ("serving.model_server.commands:model_server", "Start the TensorFlow Serving stand-in."),
     "bench": ("evershelf.bench:bench", "Measure, each time beside a named peer."),
+    "forget": ("serving.forget:command", "Forget a shopper: at the gateways at once, in what is stored with the next `run redact`."),
     "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract."),
 }
 

@@ -9,6 +9,8 @@ from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
 
+LOCK = ".lake_daily.lock"  # beside the tables: who publishes days, or rewrites them, holds it
+
 
 def table_url(name: str) -> str:
     """Return the address of a lake table.

@@ -60,6 +60,8 @@ class ShopSettings(Section):
 
 class PrivacySettings(Section):
     user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
+    former_user_keys: tuple[SecretStr, ...] = ()  # kept for as long as data of then are: the forgotten had a hash under each
+    tombstone_key: SecretStr = SecretStr("")  # keyed hash of forgotten shoppers' hashes; empty: `<home>/tombstone.key`, made on first use
     phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
 
 
@@ -179,7 +181,7 @@ class TelemetrySettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings. `home` holds everything one installation writes; the four addresses default to folders in it."""
+    """All settings. `home` holds everything one installation writes; the five addresses default to folders in it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
 
@@ -188,6 +190,7 @@ class Settings(BaseSettings):
     lake_url: StorageUrl = ""
     snapshots_url: StorageUrl = ""
     promotions_url: StorageUrl = ""
+    forgotten_url: StorageUrl = ""
     shop: ShopSettings = ShopSettings()
     privacy: PrivacySettings = PrivacySettings()
     lake: LakeSettings = LakeSettings()
@@ -211,7 +214,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
-    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "models", "candidates"]) -> str:
+    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates"]) -> str:
         """Return the address of a place, without a trailing slash."""
         return str(getattr(self, f"{place}_url", "")) or (self.home / place).as_uri()
 

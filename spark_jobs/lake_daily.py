@@ -111,7 +111,7 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
     settings, started = load_settings(), time.monotonic()
     root = local_path(settings.url("lake"))
     root.mkdir(parents=True, exist_ok=True)
-    with _turn(root / ".lake_daily.lock"):
+    with _turn(root / lake.LOCK):
         create_tables(spark)
         history = _Reconciled.around(day, settings)
         try:

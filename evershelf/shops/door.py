@@ -1,7 +1,7 @@
 """The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
 
 Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know, nor a card number, an e-mail address or a phone
-number in free text. A line that cannot be read may hold an id anywhere,
+number in free text, nor a row of a shopper who was forgotten. A line that cannot be read may hold an id anywhere,
 so its text stays outside: a row with its number and what was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is
 refused by name, and the lake holds that day back; where an earlier delivery of the day is already inside, that one stays as it is.
 """
@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from evershelf import forgotten
+from evershelf.forgotten import Forgotten
 from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.shops import landing
@@ -58,7 +60,8 @@ def raw_days(adapter: Adapter, data: Path) -> list[date]:
 def take_in(adapter: Adapter, data: Path, day: date) -> list[Delivery]:
     """Take in every raw file of a day that is there."""
     found = ((source, _raw_file(source, data, day)) for source in adapter.sources if source.file)
-    return [_take_in(source, path, day) for source, path in found if path]
+    gone = forgotten.read()
+    return [_take_in(source, path, day, gone) for source, path in found if path]
 
 
 def _raw_file(source: Source, data: Path, day: date) -> Path | None:
@@ -66,11 +69,12 @@ def _raw_file(source: Source, data: Path, day: date) -> Path | None:
     return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
 
 
-def _take_in(source: Source, path: Path, day: date) -> Delivery:
+def _take_in(source: Source, path: Path, day: date, gone: Forgotten) -> Delivery:
     buffer = io.BytesIO()
     try:
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed, _opened(path) as raw:
-            rows, broken = (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), cast("BinaryIO", packed))
+            take = _take_csv if source.format == "csv" else _take_json
+            rows, broken = take(source, _text_only(raw), cast("BinaryIO", packed), gone)
         if rows == broken:
             raise Unreadable("no line of it can be read" if rows else "it has no rows")
     except (Unreadable, EOFError, OSError, UnicodeDecodeError, zlib.error, csv.Error) as error:
@@ -102,8 +106,8 @@ def _explain(error: Exception) -> str:
     return str(error)
 
 
-def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
-    """Write the rows with one more column, NO_LINE; return how many there were and how many of them could not be read."""
+def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO, gone: Forgotten) -> tuple[int, int]:
+    """Write the rows with one more column, NO_LINE; return how many there were, forgotten shoppers' aside, and how many of them could not be read."""
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), strict=False)
     header = next(reader, [])
@@ -126,7 +130,10 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
             broken += 1
             writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
-            row[user] = pseudonym(_plain_id(row[user])) if row[user].strip() else ""
+            row[user] = pseudonym(plain_id(row[user])) if row[user].strip() else ""
+            if gone.covers(row[user]):
+                rows -= 1
+                continue
             for text_column in texts:
                 row[text_column] = masked(row[text_column])
             writer.writerow([*(row[place] for place in kept), ""])
@@ -141,8 +148,8 @@ def _columns_found(source: Source, header: list[str]) -> str:
     return ", ".join([*known, *([f"{unknown} unknown"] if unknown else [])]) or "none"
 
 
-def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
-    """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
+def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO, gone: Forgotten) -> tuple[int, int]:
+    """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return the counts as `_take_csv` does."""
     decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
     rows = broken = 0
     for number, line in enumerate(raw, start=1):
@@ -153,7 +160,10 @@ def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, in
             delivered = decode(line)
             row = {name: delivered[name] for name in source.columns if name in delivered}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
-                row[source.user_column] = pseudonym(_plain_id(str(user)))
+                row[source.user_column] = pseudonym(plain_id(str(user)))
+                if gone.covers(row[source.user_column]):
+                    rows -= 1
+                    continue
             for name in source.free_text:
                 if written := row.get(name):
                     text = written if isinstance(written, str) else encode(written).decode()  # a number or a list is somebody's mistake, and may hold anything
@@ -175,7 +185,7 @@ def _text_only(raw: BinaryIO) -> BinaryIO:
     return raw
 
 
-def _plain_id(user: str) -> str:
+def plain_id(user: str) -> str:
     """Return an id as every system writes it: spreadsheets turn 17850 into 17850.0."""
     return re.sub(r"^(\d+)\.0+$", r"\1", user.strip())
 

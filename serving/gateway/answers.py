@@ -120,6 +120,9 @@ class Hold(Struct, frozen=True):
     at: str
 
 
+Tombstone = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
 class RungStatus(Struct, frozen=True):
     state: Literal["closed", "open"]
     answers: int
@@ -152,7 +155,7 @@ class EventCounts(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """One gateway's state. Counters only grow while the process lives."""
+    """One gateway's state. Counters only grow while the process lives. `forgotten` counts the tombstones that it goes by."""
 
     name: str
     seq: int
@@ -168,6 +171,7 @@ class Status(Struct, frozen=True):
     answers: dict[str, SnapshotAnswers]
     shed: int
     events: EventCounts
+    forgotten: int = 0
 
 
 class Tried(Struct, frozen=True):
