@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -97,7 +97,7 @@ def look() -> Overview:
         models=models,
         rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
         quality=_expected_quality(store, state.stable),
-        figures=figures(statuses, store, state.stable, settings.gateway.deadline, table_ages(), settings.lake.max_age_days),
+        figures=figures(statuses, store, state.stable, settings.gateway.deadline, table_ages(), settings.lake.max_age_days, state.current),
         problems=problems,
     )
 
@@ -119,8 +119,20 @@ class Figures:
     table_age_days: dict[str, int | None]
 
 
-def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadline: timedelta, ages: dict[str, int | None], max_age_days: int) -> Figures:
-    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
+def figures(
+    statuses: Sequence[Status],
+    store: Path,
+    stable: str | None,
+    deadline: timedelta,
+    ages: dict[str, int | None],
+    max_age_days: int,
+    current: Callable[[str], str] = str,
+) -> Figures:
+    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is.
+
+    Args:
+        current: what a snapshot that answered is called now; a redacted one is stored under the name of its copy.
+    """
     valid, in_time, quality = sum(status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
@@ -129,7 +141,7 @@ def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadlin
             within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
             in_time += sum(answers.latency_ms.counts[:within])
             try:
-                of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
+                of_rung = snapshots.read_manifest(store / current(snapshot_id)).rung_quality
             except SnapshotDamaged:
                 measured = False  # its quality is not known here
                 continue
