@@ -1,15 +1,16 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from filelock import FileLock, Timeout
 
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
-
-LOCK = ".lake_daily.lock"  # beside the tables: who publishes days, or rewrites them, holds it
+from evershelf.storage import local_path
 
 
 def table_url(name: str) -> str:
@@ -51,3 +52,20 @@ def read(name: str, columns: list[str] | None = None, filters: Iterable[tuple[st
 def versions(names: Iterable[str]) -> dict[str, int]:
     """Return the current Delta version of each table: the lineage of what is built from them."""
     return {name: open_table(name).version() for name in names}
+
+
+@contextmanager
+def turn(waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lake for one writer at a time; `waiting` is called once if another process holds it. Who holds it may ask again."""
+    root = local_path(load_settings().url("lake"))
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / ".lake_daily.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -175,6 +175,7 @@ class Gateway:
         if self._gone(user):
             user = None  # a guest, who has no past
         recent = [*(self.recent.of(user) if user else ()), *seen]
+        self.counters.requests += 1
         live = self.follower.live
         assigned, arm = live.assign(user or session or request_id)
         unable: list[str] = []
@@ -193,8 +194,11 @@ class Gateway:
             self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
             quality = loaded.store.manifest.rung_quality[rung]
             answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
-            if not self._gone(user):  # who may have been forgotten just now
-                self.memory.add(question, answer, milliseconds, unable)
+            try:
+                if not self._gone(user):  # who may have been forgotten just now
+                    self.memory.add(question, answer, milliseconds, unable)
+            except Exception:  # what is only for `evershelf why` must not cost a shopper the answer
+                logger.exception("answer %s is not remembered", request_id)
             return answer
         raise NoSourceAnswered(
             f"Neither snapshot {assigned.snapshot_id} nor last-good can be read. Look at /v1/status and the disk, then start this gateway again."
@@ -304,8 +308,9 @@ class Gateway:
             uptime_s=round(time.monotonic() - self._started, 3),
             rungs=rungs,
             answers=self.counters.status(),
+            requests=self.counters.requests,
             shed=self.counters.shed,
-            events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting),
+            events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting, self.counters.events_shed),
             forgotten=len(self.tombstones.known),
         )
 

@@ -27,6 +27,7 @@ from evershelf.shops.adapter import Adapter, Source
 from evershelf.storage import ASIDE, local_path
 from serving.redaction.found import USER, Redaction
 
+WAITING = "Another run works on this lake; waiting for it to end."
 RAW = "raw"  # of the quarantine: the row as it landed, JSON
 ABANDONED = timedelta(days=1)  # unfinished work that is older was left by something that died
 _NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}  # else the table's log names the first and the last shopper of each file, and keeps them
@@ -35,9 +36,7 @@ _NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}  # else the table's log n
 def redact_lake(run: Redaction) -> None:
     """Take the forgotten out of landing and the lake, and note the published days whose landing has other rows than the reconciliation says."""
     adapter = ADAPTERS[run.settings.shop.adapter]
-    root = local_path(run.settings.url("lake"))
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / lake.LOCK):  # no day is published meanwhile
+    with lake.turn(lambda: run.say(WAITING)):  # no day is published meanwhile
         landed = dict(_redact_landing(run, adapter))
         for name, table in LAKE_TABLES.items():
             if lake.exists(name):
@@ -48,7 +47,7 @@ def redact_lake(run: Redaction) -> None:
 def delete_old_files(run: Redaction) -> None:
     """Delete the files of older versions that hold a row of the forgotten; the others stay, and with them those versions that are made of them alone."""
     adapter = ADAPTERS[run.settings.shop.adapter]
-    with FileLock(local_path(run.settings.url("lake")) / lake.LOCK):
+    with lake.turn(lambda: run.say(WAITING)):
         for name in LAKE_TABLES:
             if not lake.exists(name):
                 continue
@@ -71,11 +70,12 @@ def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[da
         for folder in sorted((root / source.name).glob(f"{landing.PREFIX}*")):
             drop_abandoned(folder)
             day = date.fromisoformat(folder.name.removeprefix(landing.PREFIX))
+            _redact_corrections(run, source, day)
             rows = 0
             for path in landing.landed_files(source.name, day):
                 while True:
                     content = path.read_bytes()
-                    kept, count, removed = (_csv_without if source.format == "csv" else _json_without)(run, source, gzip.decompress(content))
+                    kept, count, removed = (_csv_without if source.landed_as == "csv" else _json_without)(run, source, gzip.decompress(content))
                     if not removed:
                         break
                     if path.read_bytes() == content:  # else it was delivered again this moment: look again
@@ -87,6 +87,14 @@ def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[da
                         break
                 rows += count
             yield (day, source.name), rows
+
+
+def _redact_corrections(run: Redaction, source: Source, day: date) -> None:
+    """Empty what repairs say of whose a row is; the row is a guest's then."""
+    repairs = landing.corrections(source.name, day)
+    theirs = {row: {**values, source.user_column: None} for row, values in repairs.items() if run.gone.covers(values.get(source.user_column))}
+    landing.correct(source.name, day, theirs)
+    run.removed[f"landing: repairs of {source.name}"] += len(theirs)
 
 
 def _json_without(run: Redaction, source: Source, content: bytes) -> tuple[bytes, int, int]:

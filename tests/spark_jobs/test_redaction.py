@@ -12,8 +12,6 @@ from serving.redaction import tables
 from serving.redaction.found import Redaction
 from spark_jobs.lake_daily import DayReport
 from tests.spark_jobs.test_lake_daily import MONDAY, TUESDAY, WEDNESDAY, content, event, land, land_day, order, reconciled
-from tests.spark_jobs.test_lake_daily import run as run
-from tests.spark_jobs.test_lake_daily import spark as spark
 
 pytestmark = pytest.mark.slow
 

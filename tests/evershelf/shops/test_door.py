@@ -12,8 +12,7 @@ from click.testing import CliRunner
 
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
-from evershelf.shops import ADAPTERS, door, landing
-from evershelf.shops.adapter import Adapter
+from evershelf.shops import ADAPTERS, REAL_SHOPS, door, landing
 from evershelf.shops.commands import ingest
 
 DAY = date(2011, 12, 1)
@@ -83,13 +82,15 @@ def test_door_masks_card_numbers_addresses_and_phone_numbers_in_free_text(home: 
     assert [json.loads(line).get("query") for line in landed("events").splitlines()] == ["call ***", queries[1], "***", '{"to":"***"}', None]
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
-def test_every_adapter_names_the_columns_in_which_people_write(adapter: Adapter) -> None:
+@pytest.mark.parametrize("shop", ["simulator", *REAL_SHOPS])
+def test_every_adapter_names_the_columns_in_which_people_write(shop: str) -> None:
     """Raw columns that end as a query, a title or a description."""
+    adapter = ADAPTERS[shop]
     for feed in adapter.feeds:
         sql = " ".join(feed.columns.get(name, "") for name in ("query", "title", "description"))
         for source in (source for source in adapter.sources if source.family == feed.family):
-            typed = " ".join(made for name, made in source.typed.items() if name not in ("key", "at") and re.search(rf"\b{name}\b", sql))
+            ids = {"key", "at", feed.columns.get("item_id")}
+            typed = " ".join(made for name, made in source.typed.items() if name not in ids and re.search(rf"\b{name}\b", sql))
             assert {name for name in source.columns if re.search(rf"\b{name}\b", typed)} <= set(source.free_text), source.name
 
 
