@@ -12,6 +12,9 @@ from evershelf.errors import StorageError
 from evershelf.settings import load_settings
 from evershelf.storage import local_path
 
+# Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
+NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
+
 
 def table_url(name: str) -> str:
     """Return the address of a lake table.

@@ -30,7 +30,6 @@ from serving.redaction.found import USER, Redaction
 WAITING = "Another run works on this lake; waiting for it to end."
 RAW = "raw"  # of the quarantine: the row as it landed, JSON
 ABANDONED = timedelta(days=1)  # unfinished work that is older was left by something that died
-_NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}  # else the table's log names the first and the last shopper of each file, and keeps them
 
 
 def redact_lake(run: Redaction) -> None:
@@ -132,8 +131,8 @@ def _redact_table(run: Redaction, table: Table, adapter: Adapter) -> None:
         rows = opened.to_pyarrow_table(filters=chosen)
         left = rows.filter(pa.array(_kept(run, rows, adapter)))
         about = CommitProperties(custom_metadata={"userMetadata": json.dumps({"redacted": day})})
-        if not _NO_BOUNDS.items() <= opened.metadata().configuration.items():
-            opened.alter.set_table_properties(_NO_BOUNDS)
+        if not lake.NO_BOUNDS.items() <= opened.metadata().configuration.items():
+            opened.alter.set_table_properties(lake.NO_BOUNDS)
         write_deltalake(opened, left, mode="overwrite", predicate=f"{table.partition} = '{day}'", commit_properties=about)
         run.removed[f"lake: {table.name}"] += rows.num_rows - left.num_rows
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from evershelf import forgotten, lake
@@ -35,7 +36,9 @@ def test_tables_and_reconciliation_are_as_if_they_had_never_been_there(run: Call
     tables.delete_old_files(redaction)
     redacted = content()
     assert reconciled()[MONDAY, "events"] == (2, 2, 0, 0)
-    assert not any(b"u1" in path.read_bytes() for path in home.rglob("*.parquet"))
+    files = [path for path in (home / "lake").rglob("*") if path.is_file()]
+    assert not any(b'u1"' in path.read_bytes() or (path.suffix == ".parquet" and "'u1'" in str(pq.ParquetFile(path).read().to_pylist())) for path in files)
+    assert all(lake.NO_BOUNDS.items() <= lake.open_table(name).metadata().configuration.items() for name in ("events", "orders", "quarantine"))
     (home / "lake").rename(home / "before")
     for day in DAYS:
         run(day)

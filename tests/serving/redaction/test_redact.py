@@ -25,7 +25,7 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from serving.forget import forget
 from serving.promotion.rollback import PENDING
-from serving.redaction import command, tables
+from serving.redaction import command
 from serving.redaction.command import redact
 from serving.stores.redis_store import write
 from tests.serving import tiny
@@ -73,7 +73,7 @@ def _table(name: str, rows: list[dict[str, Any]], day: date) -> None:
     schema = pa.schema([(column, kinds[about.type]) for column, about in table.columns.items()])
     content = pa.Table.from_pylist(rows, schema=schema)
     where = f"{table.partition} = '{day}'" if lake.exists(name) else None
-    write_deltalake(lake.table_url(name), content, mode="overwrite", predicate=where, partition_by=[table.partition], configuration=tables._NO_BOUNDS)
+    write_deltalake(lake.table_url(name), content, mode="overwrite", predicate=where, partition_by=[table.partition], configuration=lake.NO_BOUNDS)
 
 
 def _publish(day: date) -> None:
