@@ -11,6 +11,7 @@ JOBS = {
     "build_snapshot": "serving.build_snapshot",
     "maintain_lake": "evershelf.maintain_lake",
     "redact": "serving.redaction.command",
+    "retention": "evershelf.retention",
 }
 
 

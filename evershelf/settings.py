@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.errors import InvalidSettings
 
@@ -67,11 +68,26 @@ class ShopSettings(Section):
     bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
 
 
+LANDING = "landing"  # beside the tables' names, in retention_days
+_LANDING_OUTLIVES = 14  # days; a landing day that is run again restates days before it, which need their own landings
+
+
+def _retention(days: dict[str, int]) -> dict[str, int]:
+    if unknown := days.keys() - {*LAKE_TABLES, LANDING}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such table; known are {', '.join((*LAKE_TABLES, LANDING))}")
+    for name in LAKE_TABLES:
+        if LANDING in days and days.get(name, days[LANDING]) + _LANDING_OUTLIVES > days[LANDING]:
+            raise ValueError(f"landing must be kept {_LANDING_OUTLIVES} days longer than every table that is made of it, and {name} is not limited to that")
+    return days
+
+
 class PrivacySettings(Section):
     user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
     former_user_keys: tuple[SecretStr, ...] = ()  # kept for as long as data of then are: the forgotten had a hash under each
     tombstone_key: SecretStr = SecretStr("")  # keyed hash of forgotten shoppers' hashes; empty: `<home>/tombstone.key`, made on first use
     phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
+    # table, or "landing" -> how many days are kept; what is not named is kept for good
+    retention_days: Annotated[dict[str, Annotated[int, Field(ge=30)]], AfterValidator(_retention)] = {}
 
 
 class LakeSettings(Section):
