@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, timedelta
@@ -69,23 +70,27 @@ def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[da
         for folder in sorted((root / source.name).glob(f"{landing.PREFIX}*")):
             drop_abandoned(folder)
             day = date.fromisoformat(folder.name.removeprefix(landing.PREFIX))
-            _redact_corrections(run, source, day)
-            rows = 0
-            for path in landing.landed_files(source.name, day):
-                while True:
-                    content = path.read_bytes()
-                    kept, count, removed = (_csv_without if source.landed_as == "csv" else _json_without)(run, source, gzip.decompress(content))
-                    if not removed:
-                        break
-                    if path.read_bytes() == content:  # else it was delivered again this moment: look again
-                        buffer = io.BytesIO()
-                        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed:  # as the door does: the same delivery is unchanged
-                            packed.write(kept)
-                        storage.replace(path, buffer.getvalue())
-                        run.removed[f"landing: {source.name}"] += removed
-                        break
-                rows += count
-            yield (day, source.name), rows
+            try:
+                _redact_corrections(run, source, day)
+                yield (day, source.name), sum(_redact_landed(run, source, path) for path in landing.landed_files(source.name, day))
+            except (OSError, EOFError, ValueError, zlib.error) as error:  # damaged on the disk: the other days are redacted all the same
+                run.problem(f"{source.name} of {day} in landing cannot be read or written ({error}), so nobody knows who is in it. Deliver the day again.")
+
+
+def _redact_landed(run: Redaction, source: Source, path: Path) -> int:
+    """Take the rows of the forgotten out of one file; return how many are left."""
+    while True:
+        content = path.read_bytes()
+        kept, left, removed = (_csv_without if source.landed_as == "csv" else _json_without)(run, source, gzip.decompress(content))
+        if not removed:
+            return left
+        if path.read_bytes() == content:  # else it was delivered again this moment: look again
+            buffer = io.BytesIO()
+            with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed:  # as the door does: the same delivery is unchanged
+                packed.write(kept)
+            storage.replace(path, buffer.getvalue())
+            run.removed[f"landing: {source.name}"] += removed
+            return left
 
 
 def _redact_corrections(run: Redaction, source: Source, day: date) -> None:
