@@ -27,7 +27,7 @@ from evershelf.settings import load_settings
 from evershelf.version import code_version
 
 SMALL = 64 << 20  # bytes; smaller files of one partition are put together
-PROPERTIES = {"delta.enableExpiredLogCleanup": "false", **lake.NO_BOUNDS}  # Delta cuts its log after 30 days otherwise, and with it the way back
+KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}  # Delta cuts its log after 30 days otherwise, and with it the way back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +62,8 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
     table = lake.open_table(name)
     small = _small_files(table, LAKE_TABLES[name].partition)
     if not dry_run:
-        if table.metadata().configuration.items() & PROPERTIES.items() != PROPERTIES.items():
-            table.alter.set_table_properties(PROPERTIES, commit_properties=_about("keep the whole log, without names"))
+        if table.metadata().configuration.items() & KEEP_LOG.items() != KEEP_LOG.items():
+            table.alter.set_table_properties(KEEP_LOG, commit_properties=_about("keep the whole log"))
         for day in small:  # one commit per partition: a reader of another day is not disturbed, and a kill loses one day's work
             table.optimize.compact([(LAKE_TABLES[name].partition, "=", day)], target_size=SMALL, commit_properties=_about("compact"))
     files_of = {version: _files(name, version) for version in sorted(users)}
