@@ -22,19 +22,30 @@ def table_url(name: str) -> str:
 
 
 def exists(name: str) -> bool:
-    return DeltaTable.is_deltatable(table_url(name))
+    """Return whether anything was published to a table.
+
+    Raises:
+        StorageError: its storage does not answer.
+    """
+    url = table_url(name)
+    try:
+        return bool(DeltaTable.is_deltatable(url))
+    except OSError as error:
+        why = " ".join(str(error).split())
+        raise StorageError(
+            f"{url} cannot be looked at ({why}). Nothing was read, and what is live stays live. Look at its storage, then do it again."
+        ) from None
 
 
 def open_table(name: str, version: int | None = None) -> DeltaTable:
     """Open a lake table, at a version when one is given.
 
     Raises:
-        StorageError: nothing was published to it yet.
+        StorageError: nothing was published to it yet, or its storage does not answer.
     """
-    url = table_url(name)
-    if not DeltaTable.is_deltatable(url):
+    if not exists(name):
         raise StorageError(f"The lake has no table {name} yet. Nothing was read; publish a day first with `evershelf run lake_daily`.")
-    return DeltaTable(url, version=version)
+    return DeltaTable(table_url(name), version=version)
 
 
 def read(name: str, columns: list[str] | None = None, filters: Iterable[tuple[str, str, object]] = (), version: int | None = None) -> pa.Table:

@@ -5,14 +5,12 @@ writes plain Parquet aside, in one job, and the files enter the table by one log
 """
 
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +24,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
-from evershelf.storage import ASIDE, flush, flush_tree, local_path
+from evershelf.storage import ASIDE, Place, at, at_hand, flush, flush_tree, glob, remove, rename
 
 
 def create_tables(spark: SparkSession) -> None:
@@ -43,11 +41,12 @@ class Staged:
 
     table: Table
     days: tuple[date, ...]
-    folder: Path
+    folder: Place
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Read columns back, for the audit."""
-        return dataset(self.folder, format="parquet", schema=self._schema(), partitioning=partitioning(flavor="hive")).to_table(columns=list(columns))
+        with at_hand(self.folder) as folder:
+            return dataset(folder, format="parquet", schema=self._schema(), partitioning=partitioning(flavor="hive")).to_table(columns=list(columns))
 
     def _schema(self) -> pa.Schema:
         return pa.schema(lake.open_table(self.table.name).schema().to_arrow())
@@ -62,9 +61,9 @@ class Staged:
             CommandFailed: somebody else changed the same days at the same moment.
         """
         url, partition = lake.table_url(self.table.name), self.table.partition
-        root = local_path(url)
+        root = at(url)
         flush_tree(self.folder)
-        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in sorted(self.folder.glob(f"{partition}=*/*.parquet"))]
+        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in glob(self.folder, f"{partition}=*/*.parquet")]
         opened = DeltaTable(url)
         try:
             opened.create_write_transaction(
@@ -82,31 +81,36 @@ class Staged:
 @contextmanager
 def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]]) -> Iterator[list[Staged]]:
     """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone."""
-    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), local_path(lake.table_url(name)) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), at(lake.table_url(name)) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
     for one in staging:
-        for left in one.folder.parent.glob(f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
-            shutil.rmtree(left, ignore_errors=True)
+        for left in glob(one.folder.parent, f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
+            remove(left)
     try:
         for one in staging:
             rows[one.table.name].write.partitionBy(one.table.partition).parquet(str(one.folder))
         yield staging
     finally:
         for one in staging:
-            shutil.rmtree(one.folder, ignore_errors=True)
+            remove(one.folder)
 
 
-def _put_in_place(path: Path, root: Path, partition: str) -> AddAction:
+def _put_in_place(path: Place, root: Place, partition: str) -> AddAction:
     """Move a finished file into its partition's folder; no reader sees it before the commit names it."""
     folder = root / path.parent.name
     folder.mkdir(exist_ok=True)
     place = folder / path.name
-    path.rename(place)
+    rename(path, place)
     flush(folder)
     return AddAction(
-        path=place.relative_to(root).as_posix(),
+        path=f"{folder.name}/{place.name}",
         size=place.stat().st_size,
         partition_values={partition: path.parent.name.removeprefix(f"{partition}=")},
         modification_time=int(time.time() * 1000),
         data_change=True,
-        stats=json.dumps({"numRecords": pq.read_metadata(place).num_rows}),
+        stats=json.dumps({"numRecords": _rows(place)}),
     )
+
+
+def _rows(place: Place) -> int:
+    with place.open("rb") as file:
+        return int(pq.read_metadata(file).num_rows)

@@ -16,18 +16,15 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import click
 import pyarrow as pa
 from deltalake import CommitProperties, write_deltalake
-from filelock import FileLock, Timeout
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -37,7 +34,7 @@ from evershelf.errors import CommandFailed, DayHeldBack
 from evershelf.settings import Settings, load_settings
 from evershelf.shops import ADAPTERS, landing
 from evershelf.shops.adapter import Adapter, Source
-from evershelf.storage import local_path
+from evershelf.storage import at, turn
 from evershelf.telemetry import LAKE_DAY_SECONDS, LAKE_DAYS_HELD, LAKE_ROWS, metrics
 from evershelf.version import code_version
 from spark_jobs.delta import create_tables, staged
@@ -109,9 +106,7 @@ class DayReport:
 def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
     """Publish one landing day, or hold it back and say why. Either is recorded in the reconciliation."""
     settings, started = load_settings(), time.monotonic()
-    root = local_path(settings.url("lake"))
-    root.mkdir(parents=True, exist_ok=True)
-    with _turn(root / ".lake_daily.lock"):
+    with turn(at(settings.url("lake")) / ".lake_daily.lock", lambda: click.echo("Another run works on this lake; waiting for it to end.", err=True)):
         create_tables(spark)
         history = _Reconciled.around(day, settings)
         try:
@@ -125,20 +120,6 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
             spark.catalog.clearCache()
     _measure(report)
     return report
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        click.echo("Another run works on this lake; waiting for it to end.", err=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgspec
 from evershelf.contracts import EVENT_TYPES
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
-from evershelf.storage import local_path
+from evershelf.storage import at
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway import requests, slate, why
 from serving.gateway.answers import MAX_EVENTS, MAX_USER_ID_BYTES, Accepted, Answer, Arm, Event, EventCounts, HoldWish, LandedEvent, RungStatus, Status, Why
@@ -51,11 +51,11 @@ class Gateway:
         self._reader = RedisReader(settings.redis)
         self.counters = Counters()
         self.recent = RecentEvents()
-        self.journal = Journal(self.home / "events", local_path(settings.url("landing")), self.settings.name)
+        self.journal = Journal(self.home / "events", at(settings.url("landing"), patient=False), self.settings.name)
         self.follower = Follower(
             self.home,
-            PromotionLog(local_path(settings.url("promotions"))),
-            local_path(settings.url("snapshots")),
+            PromotionLog(at(settings.url("promotions"), patient=False)),
+            at(settings.url("snapshots"), patient=False),
             lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
         self.memory = AnswerMemory(self.settings.remembered_answers)

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from evershelf import storage
 from evershelf.errors import EvershelfError
+from evershelf.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _SUFFIX = ".jsonl"
 class Journal:
     """The journal of one gateway. `append` runs on the event loop, `ship` on any other thread."""
 
-    def __init__(self, folder: Path, landing: Path, gateway: str) -> None:
+    def __init__(self, folder: Path, landing: Place, gateway: str) -> None:
         self._folder, self._landing, self._gateway = folder, landing, gateway
         self._open: dict[str, tuple[Path, BinaryIO]] = {}
         self._lock = threading.Lock()  # over _open and the two counters

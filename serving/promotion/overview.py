@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +12,9 @@ import msgspec
 from evershelf import snapshot as snapshots
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION
-from evershelf.errors import EvershelfError, SnapshotDamaged
+from evershelf.errors import EvershelfError, SnapshotDamaged, StorageError
 from evershelf.settings import Settings, load_settings
-from evershelf.storage import local_path
+from evershelf.storage import Place, at
 from serving.errors import ModelServerError
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering, missing
@@ -72,10 +71,10 @@ class Overview:
 def look() -> Overview:
     """Look at the log, the gateways and the model server. Whatever is away is a problem that is named, never an error."""
     settings = load_settings()
-    store = local_path(settings.url("snapshots"))
+    store = at(settings.url("snapshots"), patient=False)
     problems: list[str] = []
     try:
-        state = PromotionLog(local_path(settings.url("promotions"))).state()
+        state = PromotionLog(at(settings.url("promotions"), patient=False)).state()
     except (OSError, EvershelfError, msgspec.MsgspecError) as error:
         state = LiveState()
         problems.append(f"the promotion log cannot be read: {error}; gateways go on with what they know")
@@ -86,7 +85,11 @@ def look() -> Overview:
         gateways.close()
     statuses = answering(reached)
     models = _models(settings)
-    target = last_good(state, store)
+    try:
+        target = last_good(state, store)
+    except StorageError as error:
+        target = None
+        problems.append(f"the snapshots cannot be read: {error}")
     age = _data_age_days(state.stable)
     problems += _problems(settings, state, target, age, reached, models)
     return Overview(
@@ -119,7 +122,7 @@ class Figures:
     table_age_days: dict[str, int | None]
 
 
-def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadline: timedelta, ages: dict[str, int | None], max_age_days: int) -> Figures:
+def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadline: timedelta, ages: dict[str, int | None], max_age_days: int) -> Figures:
     """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
     valid, in_time, quality = sum(status.shed for status in statuses), 0, 0.0
     measured = True
@@ -130,7 +133,7 @@ def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadlin
             in_time += sum(answers.latency_ms.counts[:within])
             try:
                 of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
-            except SnapshotDamaged:
+            except (SnapshotDamaged, StorageError):
                 measured = False  # its quality is not known here
                 continue
             quality += sum(count * of_rung.get(rung, 0.0) for rung, count in answers.by_rung.items())
@@ -162,18 +165,18 @@ def table_ages() -> dict[str, int | None]:
     return ages
 
 
-def _expected_quality(store: Path, stable: str | None) -> dict[str, float]:
+def _expected_quality(store: Place, stable: str | None) -> dict[str, float]:
     try:
         return dict(snapshots.read_manifest(store / (stable or "none")).rung_quality)
-    except SnapshotDamaged:
+    except (SnapshotDamaged, StorageError):
         return {}
 
 
-def _accuracies(store: Path, stable: str | None) -> dict[str, float]:
+def _accuracies(store: Place, stable: str | None) -> dict[str, float]:
     try:
         heads = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["heads"]
         return {name: float(measured["accuracy"]) for name, measured in heads.items() if measured}
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+    except (OSError, StorageError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
         return {}
 
 
