@@ -5,7 +5,7 @@ Re-run:      safe, in any order, whatever was killed when: every partition is on
 Backfill:    from the UI (Trigger > Backfill), over any days that landed.
 On failure:  exit code 3 means that the day is held back: its file is missing, broken or far outside its history. It is not tried again. The log's last
              line names the reason. The tables keep what they had, and what is live stays live. Have the day delivered again, then clear the task.
-             Anything else is tried twice more. `evershelf quarantine` shows single rows that broke a contract.
+             Anything else is tried twice more. `evershelf quarantine list` counts single rows that broke a contract.
 Deadline:    a run that has not succeeded `airflow.deadline` after it was queued counts as late and alerts (RunLate), also one that failed and was not cleared.
 By hand:     Trigger with a `date`, or `evershelf run lake_daily --date YYYY-MM-DD`. With `partial` (`--partial`) the day is published from what there is,
              although a required file is missing: only the gateways delivered, say.

@@ -44,11 +44,12 @@ Outcome = TypeVar("Outcome")
 
 
 class Status(NamedTuple):
-    """What is known of a file or folder: size in bytes, time of the last change in epoch seconds."""
+    """What is known of a file or folder: size in bytes, time of the last change in epoch seconds, copies of each block (0 of a folder)."""
 
     st_size: int
     st_mtime: float
     folder: bool
+    replicas: int
 
 
 class Hdfs:
@@ -300,7 +301,7 @@ class HdfsPath:
 
 
 def _status(listed: Any) -> Status:
-    return Status(int(listed["length"]), listed["modificationTime"] / 1000, listed["type"] == "DIRECTORY")
+    return Status(int(listed["length"]), listed["modificationTime"] / 1000, listed["type"] == "DIRECTORY", int(listed["replication"]))
 
 
 class _Reader(io.RawIOBase):

@@ -1,10 +1,12 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
@@ -60,3 +62,8 @@ def read(name: str, columns: list[str] | None = None, filters: Iterable[tuple[st
 def versions(names: Iterable[str]) -> dict[str, int]:
     """Return the current Delta version of each table: the lineage of what is built from them."""
     return {name: open_table(name).version() for name in names}
+
+
+def turn(waiting: Callable[[], None]) -> AbstractContextManager[None]:
+    """Hold the lake for one writer at a time; `waiting` is called once if another process holds it. Who holds it may ask again."""
+    return storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", waiting)

@@ -9,6 +9,7 @@ JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
     "candidates": "spark_jobs.candidates",
     "build_snapshot": "serving.build_snapshot",
+    "maintain_lake": "evershelf.maintain_lake",
 }
 
 

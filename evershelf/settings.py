@@ -4,16 +4,17 @@
 """
 
 import os
+import re
 import tomllib
 from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from evershelf.contracts.rungs import RUNGS, Rung
@@ -30,6 +31,13 @@ Positive = Annotated[int, Field(ge=1)]
 def _timezone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError("not a time zone of the IANA database, such as Europe/London")
+    return name
+
+
+def _adapter(name: str) -> str:
+    # One of your own is looked for when it is used: a gateway, which never uses it, starts without it.
+    if not re.fullmatch(r"[a-z_]\w*(\.[a-z_]\w*)*", name) or ("." not in name and not (Path(__file__).parent / "shops" / f"{name}.py").is_file()):
+        raise ValueError("no adapter of evershelf/shops, such as online_retail, and no module of your own, such as our_shop.adapter")
     return name
 
 
@@ -55,9 +63,10 @@ class Section(BaseModel):
 
 
 class ShopSettings(Section):
-    adapter: Literal["simulator", "online_retail"] = "simulator"
+    adapter: Annotated[str, AfterValidator(_adapter)] = "simulator"  # a file of evershelf/shops, or a module of your own with its package
     timezone: Annotated[str, AfterValidator(_timezone)] = "Europe/London"  # the shop's own calendar
-    currencies: tuple[Annotated[str, Field(pattern="^[A-Z]{3}$")], ...] = ("GBP", "EUR", "USD")
+    # the first is that of files that name none
+    currencies: Annotated[tuple[Annotated[str, Field(pattern="^[A-Z]{3}$")], ...], Field(min_length=1)] = ("GBP", "EUR", "USD")
     bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
 
 
@@ -85,6 +94,11 @@ class LakeSettings(Section):
     max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
     min_volume_ratio: Share = 0.02  # less than this of the usual day stops the day
     max_volume_ratio: Annotated[float, Field(gt=1)] = 20.0
+    drift_volume_ratio: Annotated[float, Field(gt=1)] = 2.0  # so many times the usual rows of a weekday, or less by as much, is a warning
+    drift_share: Share = 0.1  # so is a share of empty values that differs by more
+    drift_mean: Share = 0.25  # and a mean that differs by more, as a share of the usual one
+    drift_psi: Annotated[float, Field(gt=0)] = 0.25  # and a population stability index above this, on top of what chance makes of it
+    time_travel: Annotated[timedelta, Field(ge=timedelta())] = timedelta(days=7)  # files that were current since then are never deleted
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
     spark_master: str = "local[2]"
 
@@ -130,6 +144,13 @@ class RedisSettings(Section):
     port: Port = 6379
     replica_ports: tuple[Port, ...] = (6380, 6381)  # of the local stack
     timeout: timedelta = timedelta(milliseconds=15)
+
+    @model_validator(mode="after")
+    def _one_way_to_the_primary(self) -> Self:
+        given = self.model_fields_set
+        if given & {"host", "port"} and "sentinels" not in given:
+            raise ValueError("host or port is set, but the sentinels say where the primary is: set sentinels too, to [] for one Redis without them")
+        return self
 
     @property
     def sentinel_addresses(self) -> list[tuple[str, int]]:

@@ -26,6 +26,7 @@ from evershelf.hdfs import hdfs_path
 Place = Path | HdfsPath
 AnyPlace = TypeVar("AnyPlace", bound=Path | HdfsPath)
 
+_held = threading.local()  # the locks on HDFS that a thread holds
 LEASE_S = 60.0  # a lock on HDFS whose holder has not shown itself for so long is free
 
 
@@ -205,7 +206,7 @@ def remove(place: Place) -> None:
 
 @contextmanager
 def turn(place: Place, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock that all who share a storage respect; when its holder dies it is free, on HDFS after `LEASE_S` seconds.
+    """Hold a lock that all who share a storage respect; its holder may ask for it again. When the holder dies it is free, on HDFS after `LEASE_S` seconds.
 
     On HDFS nothing can stop a holder that slept for longer than that and then goes on, so what is done meanwhile must bear another one beside it.
 
@@ -214,7 +215,7 @@ def turn(place: Place, waiting: Callable[[], None]) -> Iterator[None]:
     """
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place)
+        lock = FileLock(place, is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -225,13 +226,19 @@ def turn(place: Place, waiting: Callable[[], None]) -> Iterator[None]:
         finally:
             lock.release()
         return
+    held: set[str] = _held.__dict__.setdefault("places", set())
+    if str(place) in held:
+        yield
+        return
     mine = _take_turn(place, waiting)
+    held.add(str(place))
     ended = threading.Event()
     showing = threading.Thread(target=_show, args=(mine, ended), name="lock", daemon=True)
     showing.start()
     try:
         yield
     finally:
+        held.remove(str(place))
         ended.set()
         showing.join()
         mine.remove_quietly()

@@ -12,14 +12,15 @@ from evershelf.settings import load_settings
 # lake
 LAKE_ROWS = "lake.rows.{outcome}"  # counter; outcome: clean, quarantined, deduplicated
 LAKE_DAY_SECONDS = "lake.day"  # timer
-LAKE_DAYS_HELD = "lake.days_held"  # counter
+# Moments are gauges in epoch seconds: the alerts compare them with now, and need no counter that was there before.
+LAKE_DAY_AT = "lake.day_at.{outcome}"  # gauge: when a day had this outcome last; published, held
 # training and candidates
 TRAINING_EPOCH_SECONDS = "training.epoch"  # timer
 TRAINING_LOSS = "training.loss"  # gauge
 CANDIDATES_SECONDS = "candidates.build"  # timer
 SNAPSHOT_BUILD_SECONDS = "snapshot.build"  # timer
 # Airflow
-DAG_DEADLINES_MISSED = "dags.deadlines_missed.{dag}"  # counter
+DAG_DEADLINE_MISSED_AT = "dags.deadline_missed_at.{dag}"  # gauge: when a run of this DAG missed its deadline last
 # serving
 GATEWAY_REQUESTS = "gateway.requests.{endpoint}.{rung}.{arm}"  # counter
 GATEWAY_SECONDS = "gateway.latency.{endpoint}"  # timer

@@ -11,20 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
-from pyarrow.dataset import dataset, partitioning
 from pyspark.sql import DataFrame, SparkSession
 
 from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
-from evershelf.storage import ASIDE, Place, at, at_hand, flush, flush_tree, glob, remove, rename
+from evershelf.storage import ASIDE, Place, at, flush, flush_tree, glob, remove, rename
 
 
 def create_tables(spark: SparkSession) -> None:
@@ -43,19 +43,18 @@ class Staged:
     days: tuple[date, ...]
     folder: Place
 
-    def rows(self, columns: Sequence[str]) -> pa.Table:
-        """Read columns back, for the audit."""
-        with at_hand(self.folder) as folder:
-            return dataset(folder, format="parquet", schema=self._schema(), partitioning=partitioning(flavor="hive")).to_table(columns=list(columns))
-
-    def _schema(self) -> pa.Schema:
-        return pa.schema(lake.open_table(self.table.name).schema().to_arrow())
+    def files(self, columns: Sequence[str]) -> Iterator[tuple[date, dict[str, int], Iterator[pa.RecordBatch]]]:
+        """Read columns back, for the audit: yield per file its day, the empty values of each flat column, and its rows in batches."""
+        for path in glob(self.folder, f"{self.table.partition}=*/*.parquet"):
+            with path.open("rb") as opened:
+                file = pq.ParquetFile(opened)
+                yield date.fromisoformat(path.parent.name.partition("=")[2]), _nulls(file), file.iter_batches(columns=list(columns))
 
     def publish(self, about: Mapping[str, object]) -> None:
         """Replace the table's partitions of these days, in one commit; killed at any moment, the table is as before or as after.
 
         Args:
-            about: kept with the commit as `userMetadata`.
+            about: kept with the commit as `userMetadata`, with the days; `evershelf lineage` shows it.
 
         Raises:
             CommandFailed: somebody else changed the same days at the same moment.
@@ -65,24 +64,41 @@ class Staged:
         flush_tree(self.folder)
         added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in glob(self.folder, f"{partition}=*/*.parquet")]
         opened = DeltaTable(url)
+        days = [day.isoformat() for day in self.days]
         try:
             opened.create_write_transaction(
                 added,
                 mode="overwrite",
                 schema=opened.schema(),
                 partition_by=[partition],
-                partition_filters=[(partition, "in", [day.isoformat() for day in self.days])],
-                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}),
+                partition_filters=[(partition, "in", days)],
+                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps({**about, "days": days}, sort_keys=True)}),
             )
         except DeltaError as error:
             raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
 
 
+def _nulls(file: pq.ParquetFile) -> dict[str, int]:
+    """Count the empty values of each flat column: from the footer, or by reading a column whose values are too long for statistics."""
+    found: dict[str, int] = {}
+    flat = [place for place in range(file.metadata.num_columns) if "." not in file.metadata.schema.column(place).path]  # else part of a list or a map
+    for place in flat:
+        name = file.metadata.schema.column(place).path
+        statistics = [file.metadata.row_group(group).column(place).statistics for group in range(file.num_row_groups)]
+        known = all(one is not None and one.has_null_count for one in statistics)
+        found[name] = sum(one.null_count for one in statistics) if known else file.read(columns=[name])[name].null_count
+    return found
+
+
 @contextmanager
-def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]]) -> Iterator[list[Staged]]:
-    """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone."""
-    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), at(lake.table_url(name)) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
-    for one in staging:
+def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]], outside: Path | None = None) -> Iterator[list[Staged]]:
+    """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone.
+
+    Args:
+        outside: write into this folder, and not beside the tables' files; it cannot be published from there.
+    """
+    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), (outside or at(lake.table_url(name))) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    for one in staging if outside is None else []:
         for left in glob(one.folder.parent, f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
             remove(left)
     try:

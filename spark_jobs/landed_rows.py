@@ -2,9 +2,11 @@
 
 import csv
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import reduce
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -21,14 +23,25 @@ TRAVELS = ("landing_dt", "source", "raw", "raw_hash", "seen")  # what goes with 
 def filled(sql: str, settings: Settings) -> str:
     """Put the settings into an adapter's SQL."""
     shop = settings.shop
-    values = {"{timezone}": shop.timezone, "{bulk_quantity}": str(shop.bulk_quantity), "{currencies}": ", ".join(f"'{code}'" for code in shop.currencies)}
+    values = {
+        "{timezone}": shop.timezone,
+        "{bulk_quantity}": str(shop.bulk_quantity),
+        "{currencies}": ", ".join(f"'{code}'" for code in shop.currencies),
+        "{currency}": f"'{shop.currencies[0]}'",
+    }
     for name, value in values.items():
         sql = sql.replace(name, value)
     return sql
 
 
-def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence[Place]]) -> DataFrame:
+Corrections = Mapping[date, Mapping[str, Mapping[str, Any]]]  # landing day -> raw_hash -> column -> value
+
+
+def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence[Place]], corrections: Corrections | None = None) -> DataFrame:
     """Read a source's files of some landing days.
+
+    Args:
+        corrections: repairs of quarantined rows; the row keeps its `raw` and `raw_hash`.
 
     Returns:
         the raw columns, NO_LINE, `landing_dt`, `source`, `raw` (the row as JSON), `raw_hash` and `seen`, a bit mask of the columns that have a value.
@@ -36,11 +49,23 @@ def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence
     read = _read_csv if source.format == "csv" else _read_json
     days = [read(spark, source, paths).withColumn("landing_dt", F.lit(day)) for day, paths in files.items() if paths]
     seen = [F.when(F.col(name).isNotNull(), F.lit(1 << place)).otherwise(F.lit(0)) for place, name in enumerate(source.columns)]
+    rows = reduce(DataFrame.unionByName, days).withColumn("source", F.lit(source.name)).withColumn("raw_hash", F.sha2("raw", 256))
+    return _corrected(spark, rows, source, corrections or {}).withColumn("seen", reduce(Column.bitwiseOR, seen).cast("bigint"))
+
+
+def _corrected(spark: SparkSession, rows: DataFrame, source: Source, corrections: Corrections) -> DataFrame:
+    repairs = [(day, row, json.dumps(values), list(values)) for day, repaired in corrections.items() for row, values in repaired.items()]
+    if not repairs:
+        return rows
+    schema = ", ".join(f"`{name}` {kind}" for name, kind in source.columns.items())
+    repaired = spark.createDataFrame(repairs, "landing_dt date, raw_hash string, repair string, named array<string>").withColumn(
+        "repair", F.from_json("repair", schema)
+    )
+    columns = {name: F.when(F.array_contains("named", name), F.col("repair")[name]).otherwise(F.col(f"`{name}`")) for name in source.columns}
     return (
-        reduce(DataFrame.unionByName, days)
-        .withColumn("source", F.lit(source.name))
-        .withColumn("raw_hash", F.sha2("raw", 256))
-        .withColumn("seen", reduce(Column.bitwiseOR, seen).cast("bigint"))
+        rows.join(F.broadcast(repaired), ["landing_dt", "raw_hash"], "left")
+        .withColumns({**columns, NO_LINE: F.when(F.col("repair").isNull(), F.col(NO_LINE))})  # a repaired line counts as read
+        .drop("repair", "named")
     )
 
 
@@ -68,14 +93,18 @@ def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Place]) -> Da
 
 
 def judged_rows(rows: DataFrame, source: Source, settings: Settings) -> DataFrame:
-    """Give rows their typed columns, and `reason`: the name of the first rule that a row breaks, or null."""
+    """Give rows their typed columns, `reason`, the name of the first rule that a row breaks or null, and `mistyped`, a bit mask of the raw columns whose value
+    is not of the typed column's type.
+    """
+    counted = [(place, name) for place, name in enumerate(source.columns) if "try_cast" in source.typed.get(name, "")]
+    wrong = " | ".join(f"if(`{name}` IS NOT NULL AND ({filled(source.typed[name], settings)}) IS NULL, {1 << place}L, 0L)" for place, name in counted) or "0L"
     late = f"dt < date_sub(landing_dt, {settings.lake.restated_days})"
-    rules = {**source.rules, "too late": late, "in the future": "dt > landing_dt"}
+    rules = {**source.rules, "no calendar day": "dt IS NULL", "too late": late, "in the future": "dt > landing_dt"}
     cases = " ".join(f"WHEN {filled(sql, settings)} THEN '{name}'" for name, sql in rules.items())
     # rules see the raw column where a typed one has the same name
     beside = rows.selectExpr("*", *(f"{filled(sql, settings)} AS `{name}`" for name, sql in source.typed.items() if name not in source.columns))
     typed = (f"{filled(sql, settings)} AS `{name}`" if name in source.columns else f"`{name}`" for name, sql in source.typed.items())
-    return beside.selectExpr(*TRAVELS, f"CASE {cases} END AS reason", *typed)
+    return beside.selectExpr(*TRAVELS, f"CASE {cases} END AS reason", f"{wrong} AS mistyped", *typed)
 
 
 def mark_repetitions(rows: DataFrame) -> DataFrame:

@@ -64,16 +64,13 @@ def read_pages(shop: Shop, seed: int) -> tuple[Pages, Exposure]:
     since = date(1970, 1, 1) + timedelta(days=int(shop.split))
     events = lake.read(
         "events",
-        columns=["event_time", "user_id", "session_id", "type", "item_id", "query", "position"],
+        columns=["event_time", "user_id", "session_id", "type", "item_id", "query", "position", "request_id"],
         filters=[("dt", ">=", since - timedelta(days=EXPOSURE_DAYS)), ("type", "in", ["impression", "click"])],
         version=shop.versions["events"],
     )
     events = events.filter(pc.and_(pc.is_null(events["query"]), pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["item_id"]))))
-    visit = pc.fill_null(events["session_id"], "")
-    key = pc.binary_join_element_wise(events["user_id"], visit, events["item_id"], "\x1f")
-    is_click = pc.equal(events["type"], "click")
-    clicked = pc.is_in(key, value_set=key.filter(is_click).combine_chunks())
-    events = events.append_column("clicked", clicked).filter(pc.and_(pc.invert(is_click), pc.is_valid(events["position"])))
+    events = events.filter(pc.is_valid(events["position"]))
+    events = events.append_column("clicked", pa.array(_led_to_click(events))).filter(pc.equal(events["type"], "impression"))
     shopper = np.asarray(pc.index_in(events["user_id"], value_set=pa.array(shop.shoppers)).fill_null(-1), np.int32)
     item = np.asarray(pc.index_in(events["item_id"], value_set=pa.array(shop.items)).fill_null(-1), np.int32)
     time, place, was_clicked = days_since_1970(events["event_time"]), np.asarray(events["position"], np.float64), np.asarray(events["clicked"], np.bool_)
@@ -95,6 +92,21 @@ def read_pages(shop: Shop, seed: int) -> tuple[Pages, Exposure]:
     rows, page = rows[taken[page]], (np.cumsum(taken) - 1)[page[taken[page]]]
     sample = Pages(page=page, item=item[rows], place=place[rows], clicked=was_clicked[rows], shopper=pages[0, taken].astype(np.int32), time=pages[1, taken])
     return sample, exposure
+
+
+def _led_to_click(events: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return [events]: whether an impression led to a click, the newest one before it of the same answer or visit, item and place."""
+    answer = pc.coalesce(events["request_id"], events["session_id"], pa.scalar(""))
+    shown = pc.binary_join_element_wise(events["user_id"], answer, events["item_id"], pc.cast(events["position"], pa.string()), "\x1f")
+    same = np.asarray(pc.dictionary_encode(shown).combine_chunks().indices)
+    is_click = np.asarray(pc.equal(events["type"], "click"))
+    order = np.lexsort((is_click, np.asarray(events["event_time"].cast(pa.int64())), same))
+    newest = np.maximum.accumulate(np.where(is_click[order], -1, np.arange(len(order))))  # place in `order` of the newest impression so far
+    found = is_click[order] & (newest >= 0)
+    found[found] = same[order][newest[found]] == same[order][found]
+    led = np.zeros(len(order), np.bool_)
+    led[order[newest[found]]] = True
+    return led
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

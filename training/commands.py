@@ -21,6 +21,7 @@ from evershelf.storage import at_hand, publish
 from evershelf.telemetry import TRAINING_EPOCH_SECONDS, TRAINING_LOSS, metrics
 from evershelf.version import code_version
 from training.errors import NotEnoughData, TrainingRunning
+from training.tracking import Run
 
 Say = Callable[[str], None]
 
@@ -101,17 +102,23 @@ def train_model(settings: Settings, say: Say) -> str:
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work.with_suffix(".lock"), timeout=0):
-            words, prepared = fit(model_id, settings.training, shop, work, say)
+            run = Run(settings, model_id, shop.versions | {"code_version": code_version(), "data_as_of": shop.data_as_of}, say)
+            words, prepared = fit(model_id, settings.training, shop, work, say, run.epoch)
             say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
-            _finish(settings, shop, words, prepared, work, model_id, say, started)
+            run.finish(_finish(settings, shop, words, prepared, work, model_id, say, started), model_folder(model_id))
             shutil.rmtree(work)
     except Timeout:
         raise TrainingRunning(f"Model {model_id} is being trained by another process. Nothing was started and what is live stays live; wait for it.") from None
     return model_id
 
 
-def fit(model_id: str, parameters: TrainingSettings, shop: Any, work: Path, say: Say) -> tuple[Any, Any]:
+def fit(
+    model_id: str, parameters: TrainingSettings, shop: Any, work: Path, say: Say, track: Callable[[dict[str, Any]], None] = lambda epoch: None
+) -> tuple[Any, Any]:
     """Run the ranks to the end, which leaves the best weights in the folder `work`; return the vocabulary and the prepared examples.
+
+    Args:
+        track: is given what the ranks tell of each epoch.
 
     Raises:
         TrainingError: a rank was lost, or the loss diverged.
@@ -124,11 +131,17 @@ def fit(model_id: str, parameters: TrainingSettings, shop: Any, work: Path, say:
     say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {parameters.ranks} ranks")
     prepared.save(work / loop.EXAMPLES)
     (work / loop.PARAMETERS).write_text(parameters.model_dump_json())
-    gang.run(work, parameters.ranks, lambda epoch: _tell(epoch, say))
+
+    def after(epoch: dict[str, Any]) -> None:
+        _tell(epoch, say)
+        track(epoch)
+
+    gang.run(work, parameters.ranks, after)
     return words, prepared
 
 
-def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, model_id: str, say: Say, started: float) -> None:
+def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, model_id: str, say: Say, started: float) -> dict[str, Any]:
+    """Export, evaluate and bless; return what evaluation.json holds."""
     from training import blessing, evaluation, export, loop
 
     model, epoch = loop.load_best(settings.training, prepared, work / loop.BEST)
@@ -141,7 +154,8 @@ def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(found, stable, settings.training)
     seconds = round(time.monotonic() - started, 1)
-    _write(folder / "evaluation.json", found | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds})
+    found |= {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    _write(folder / "evaluation.json", found)
     _write(
         folder / "lineage.json",
         {
@@ -156,6 +170,7 @@ def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path
     )
     publish(folder, models_folder() / model_id)
     say(f"{model_id} done after {seconds:.0f} s")
+    return found
 
 
 def _fingerprint(settings: Settings, shop: Any) -> str:

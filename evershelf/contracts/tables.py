@@ -9,18 +9,24 @@ TRANSACTION_CLASSES = ("kept", "cancelled", "bulk")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its Spark SQL type, its meaning (with the unit), and whether a row without it goes to quarantine."""
+    """One column: its Spark SQL type, its meaning, whether a row without it goes to quarantine, and the unit of its values."""
 
     type: str
     meaning: str
     required: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One lake table. `version` rises when a column changes; `key` names a row; `partition` is the column each atomic commit replaces."""
+    """One lake table. `version` rises when a column changes; `key` names a row; `partition` is the column each atomic commit replaces.
+
+    without: what goes dark, sooner or later, when the table is lost; the snapshots that answer today hold copies of what they need.
+    """
 
     name: str
+    meaning: str
+    without: str
     version: int
     key: tuple[str, ...]
     partition: str
@@ -32,40 +38,44 @@ class Table:
 
 
 _WHEN = {
-    "landing_dt": Column("date", "day on which the row was dropped", required=True),
-    "dt": Column("date", "the shop's own calendar day that the row belongs to", required=True),
+    "landing_dt": Column("date", "day on which the row was dropped", required=True, unit="day of the shop's calendar"),
+    "dt": Column("date", "day that the row belongs to", required=True, unit="day of the shop's calendar"),
 }
 
 EVENTS = Table(
     name="events",
+    meaning="What shoppers did, and what Evershelf showed them",
+    without="recommendations and query lists stay as they are and age, no model can be trained, and promotions lack clicks to judge by; A_U is 0",
     version=1,
     key=("event_id",),
     partition="dt",
     columns={
         "event_id": Column("string", "names the event once, however often it is delivered", required=True),
-        "event_time": Column("timestamp", "when it happened, UTC", required=True),
-        "received_at": Column("timestamp", "when the shop's systems received it, UTC", required=True),
+        "event_time": Column("timestamp", "when it happened", required=True, unit="UTC"),
+        "received_at": Column("timestamp", "when the shop's systems received it", required=True, unit="UTC"),
         **_WHEN,
         "user_id": Column("string", "pseudonym (keyed hash) of the shopper; null for a guest"),
         "session_id": Column("string", "one visit"),
         "type": Column("string", "one of " + ", ".join(EVENT_TYPES), required=True),
         "item_id": Column("string", "the item; null for a search"),
         "query": Column("string", "what was searched for"),
-        "position": Column("int", "place in the list that was shown, 1 is first"),
-        "quantity": Column("int", "pieces"),
-        "price": Column("double", "price of one piece, in `currency`"),
-        "currency": Column("string", "ISO 4217 code"),
+        "position": Column("int", "place in the list that was shown", unit="1 is first"),
+        "quantity": Column("int", "how many", unit="pieces"),
+        "price": Column("double", "price of one piece", unit="`currency`"),
+        "currency": Column("string", "money of `price`", unit="ISO 4217 code"),
         "request_id": Column("string", "the Evershelf answer that showed the item"),
         "snapshot_id": Column("string", "the snapshot that gave that answer"),
         "rung": Column("string", "the rung that gave that answer"),
         "arm": Column("string", "stable or canary"),
         "slate": Column("array<string>", "item ids of that answer, first to last"),
-        "propensity": Column("double", "probability with which the item was shown at its position, 0 to 1"),
+        "propensity": Column("double", "probability with which the item was shown at its position", unit="0 to 1"),
     },
 )
 
 PRODUCTS = Table(
     name="products",
+    meaning="The catalogue: the newest row of an item is how it is sold now",
+    without="no new snapshot can be built: titles, prices, stock, search and every list stay as they are; A_P is 0",
     version=1,
     key=("item_id",),
     partition="dt",
@@ -76,44 +86,48 @@ PRODUCTS = Table(
         "description": Column("string", "longer text"),
         "brand": Column("string", "brand"),
         "category_path": Column("string", "categories from the widest to the narrowest, joined by ' > '"),
-        "price": Column("double", "price of one piece, in `currency`"),
-        "currency": Column("string", "ISO 4217 code"),
-        "stock": Column("int", "pieces that can be sold; null when unknown"),
+        "price": Column("double", "price of one piece", unit="`currency`"),
+        "currency": Column("string", "money of `price`", unit="ISO 4217 code"),
+        "stock": Column("int", "how many can be sold; null when unknown", unit="pieces"),
         "image": Column("string", "address of the picture"),
         "address": Column("string", "address of the product page"),
         "attributes": Column("map<string,string>", "sparse further attributes"),
-        "valid_from": Column("timestamp", "when this description began to hold, UTC", required=True),
+        "valid_from": Column("timestamp", "when this description began to hold", required=True, unit="UTC"),
     },
 )
 
 ORDERS = Table(
     name="orders",
+    meaning="Order lines, and what became of them",
+    without="the transaction class is not learned any more; A_T is 0",
     version=1,
     key=("order_id", "line_id"),
     partition="dt",
     columns={
         "order_id": Column("string", "the order", required=True),
         "line_id": Column("string", "the line within the order", required=True),
-        "ordered_at": Column("timestamp", "when it was ordered, UTC", required=True),
+        "ordered_at": Column("timestamp", "when it was ordered", required=True, unit="UTC"),
         **_WHEN,
         "user_id": Column("string", "pseudonym (keyed hash) of the shopper; null for a guest"),
         "item_id": Column("string", "the item", required=True),
-        "quantity": Column("int", "pieces, always positive", required=True),
-        "price": Column("double", "price of one piece, in `currency`", required=True),
-        "currency": Column("string", "ISO 4217 code", required=True),
-        "cancelled_at": Column("timestamp", "when it was cancelled, UTC; null when kept"),
-        "returned_at": Column("timestamp", "when it was returned, UTC; null when kept"),
+        "quantity": Column("int", "how many, always positive", required=True, unit="pieces"),
+        "price": Column("double", "price of one piece", required=True, unit="`currency`"),
+        "currency": Column("string", "money of `price`", required=True, unit="ISO 4217 code"),
+        "cancelled_at": Column("timestamp", "when it was cancelled; null when kept", unit="UTC"),
+        "returned_at": Column("timestamp", "when it was returned; null when kept", unit="UTC"),
         "transaction_class": Column("string", "one of " + ", ".join(TRANSACTION_CLASSES), required=True),
     },
 )
 
 QUARANTINE = Table(
     name="quarantine",
+    meaning="Rows that broke a rule, as they landed",
+    without="no answer; rejected rows can only be looked up in landing",
     version=1,
     key=("landing_dt", "source", "row_id"),
     partition="landing_dt",
     columns={
-        "landing_dt": Column("date", "day on which the row was dropped", required=True),
+        "landing_dt": Column("date", "day on which the row was dropped", required=True, unit="day of the shop's calendar"),
         "source": Column("string", "landing folder that the row came from", required=True),
         "row_id": Column("string", "hash of the raw row and its place in the file", required=True),
         "reason": Column("string", "name of the first rule that the row broke", required=True),
@@ -123,19 +137,21 @@ QUARANTINE = Table(
 
 RECONCILIATION = Table(
     name="reconciliation",
+    meaning="What became of every landed row, per landing day and source",
+    without="no answer; which days are published is not known, so they must be run again",
     version=1,
     key=("landing_dt", "source"),
     partition="landing_dt",
     columns={
-        "landing_dt": Column("date", "day on which the rows were dropped", required=True),
+        "landing_dt": Column("date", "day on which the rows were dropped", required=True, unit="day of the shop's calendar"),
         "source": Column("string", "landing folder that the rows came from", required=True),
         "outcome": Column("string", "published or held", required=True),
         "why": Column("string", "why the day was held back; null when published"),
-        "rows_in": Column("bigint", "rows that landed", required=True),
-        "rows_clean": Column("bigint", "rows that reached a table", required=True),
-        "rows_quarantined": Column("bigint", "rows in quarantine", required=True),
-        "rows_deduplicated": Column("bigint", "rows dropped as repetitions", required=True),
-        "reasons": Column("map<string,bigint>", "quarantined rows per reason", required=True),
+        "rows_in": Column("bigint", "rows that landed", required=True, unit="rows"),
+        "rows_clean": Column("bigint", "rows that reached a table", required=True, unit="rows"),
+        "rows_quarantined": Column("bigint", "rows in quarantine", required=True, unit="rows"),
+        "rows_deduplicated": Column("bigint", "rows dropped as repetitions", required=True, unit="rows"),
+        "reasons": Column("map<string,bigint>", "quarantined rows per reason", required=True, unit="rows"),
         "code_version": Column("string", "version of Evershelf that published the day", required=True),
     },
 )

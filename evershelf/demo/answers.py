@@ -166,9 +166,11 @@ def live_worth(answers: Iterable[Answer]) -> dict[str, float]:
 def quality(answers: Iterable[Answer], live: Mapping[str, float]) -> tuple[float, float] | None:
     """Return what answers were worth beside those of `live` to the same kinds of request, and half its 95 % interval; None when that is not known.
 
-    A rung that answers more searches than another is not better or worse for that, so each answer counts beside the mean of `live` at its endpoint.
+    A rung that answers more searches than another is not better or worse for that, so each answer counts beside the mean of `live` at its endpoint. A request
+    without a good answer is worth nothing.
     """
-    pairs = [(answer.worth, live[answer.endpoint]) for answer in answers if answer.worth is not None and answer.endpoint in live]
+    told = [(answer.worth if answer.good else 0.0, live.get(answer.endpoint)) for answer in answers]
+    pairs = [(worth, mean) for worth, mean in told if worth is not None and mean is not None]
     usual = math.fsum(mean for _, mean in pairs)
     if not usual:
         return None

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -84,8 +84,9 @@ class Circle:
             (f"train, {self.settings.training.ranks} Horovod ranks", self.train),
             ("candidates", self.make_candidates),
             ("first snapshot: built, stack started, promoted", self.promote_first),
-            (f"Airflow: {one} as scheduled, {other} as a backfill", self.run_dags),
+            (f"Airflow begins {one} as scheduled, {other} as a backfill", self.begin_dags),
             ("kill -9 the model server under load", self.kill_model_server),
+            ("Airflow ends both", self.end_dags),
             ("Redis loses its primary", self.lose_redis_primary),
         ]
         if full:
@@ -113,13 +114,13 @@ class Circle:
         return f"{model['model_id']}, {'blessed' if model['blessed'] else 'refused'}"
 
     def make_candidates(self) -> str:
+        self.background["serving"] = self.workshop.begin("up", "--only", "model-server,gateway")
         self.candidates_id = str(self.workshop.run("run", "candidates", "--json")["candidates_id"])
         return self.candidates_id
 
     def promote_first(self) -> str:
-        serving = self.workshop.begin("up", "--only", "model-server,gateway")
         snapshot = self.build(self.candidates_id)
-        serving.wait()
+        self.background.pop("serving").wait()
         self.background.pop("airflow").wait()
         self.promote(snapshot, "the first one")
         self.send_shoppers()
@@ -157,9 +158,11 @@ class Circle:
             plan = msgspec.structs.replace(plan, users=tuple(sorted(self.known_users())), items=tuple(sorted(set(titles["item_id"]))), queries=queries)
         else:
             plan = msgspec.structs.replace(plan, truth=str(self.raw / TRUTH))
-        path = self.settings.home / "shoppers.json"
-        path.write_bytes(msgspec.json.encode(plan))
-        self.shoppers = self.workshop.module("evershelf.demo.shoppers", str(path))
+        self.shoppers = self.workshop.module("evershelf.demo.shoppers")
+        assert self.shoppers.process.stdin
+        with suppress(BrokenPipeError):  # one that ended at once is found when it is stopped
+            self.shoppers.process.stdin.write(msgspec.json.encode(plan) + b"\n")
+            self.shoppers.process.stdin.flush()
 
     def known_users(self) -> set[str]:
         """Return the raw ids of shoppers who are in a real shop's raw days."""
@@ -172,12 +175,18 @@ class Circle:
                     found |= {row["CustomerID"].removesuffix(".0") for row in csv.DictReader(file) if row["CustomerID"]}
         return found
 
-    def run_dags(self) -> str:
-        """Let the scheduler run the newest day by itself and a backfill run the one before, as from the UI."""
-        api = AirflowApi(f"http://127.0.0.1:{self.settings.airflow.port}")
-        api.backfill("lake_daily", self.days[-2], self.settings.zone)
-        api.unpause("lake_daily")
-        runs = api.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=900)
+    @property
+    def airflow(self) -> AirflowApi:
+        return AirflowApi(f"http://127.0.0.1:{self.settings.airflow.port}")
+
+    def begin_dags(self) -> str:
+        """Let the scheduler run the newest day by itself and a backfill run the one before, as from the UI; meanwhile things break."""
+        self.airflow.backfill("lake_daily", self.days[-2], self.settings.zone)
+        self.airflow.unpause("lake_daily")
+        return "both days are asked for"
+
+    def end_dags(self) -> str:
+        runs = self.airflow.wait_for_runs("lake_daily", {"scheduled", "backfill"}, timeout=900)
         said = ", ".join(f"{run['run_type']} {run['state']}" for run in runs)
         self.promise("Airflow runs one day by schedule and one as a backfill", all(run["state"] == "success" for run in runs), said)
         self.background["candidates"] = self.workshop.begin("run", "candidates", "--json")  # needs the days, and nothing of the faults that come next
@@ -349,10 +358,17 @@ class Circle:
         return len(seen) if len(seen) == lines else -lines
 
     def stop_shoppers(self) -> None:
-        if self.shoppers and self.shoppers.process.poll() is None:
-            self.shoppers.process.terminate()
-            self.report.not_sent += int(self.shoppers.wait().get("not_sent", 0))
+        """Stop them, when they have not been; one request that was sent and has no record would be an answer that nobody looked at."""
+        shoppers, self.shoppers = self.shoppers, None
+        if not shoppers:
+            return
+        if shoppers.process.poll() is None:
+            shoppers.process.terminate()
+        tally = shoppers.wait()
+        self.report.not_sent += int(tally["not_sent"])
         self.answers.new()
+        asked, sent = sum(answer.endpoint != "events" for answer in self.answers.all), int(tally["sent"])
+        self.promise("every request that was sent is accounted for", asked == sent, f"{sent} sent, {asked} with an outcome")
 
     def conclude(self) -> None:
         """Read what is promised of the whole out of the answers, the promotion log and the lake."""

@@ -5,8 +5,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import click
@@ -72,16 +73,16 @@ def _go(home: Path, shop: str, data: Path | None, wanted: int | None, tour: str,
     circle = Circle(settings=settings, workshop=workshop, data=data, days=days, report=report)
     stays = console.is_terminal and not os.environ.get("CI")
     try:
-        try:
-            circle.go_round(full=tour == "full")
-        except EvershelfError as error:
-            report.promises.append(Promise("the demo reaches its end", False, str(error).splitlines()[0]))
-            console.print(str(error), style="red", markup=False)
-        except Exception as error:  # a mistake of ours: what was found so far is still worth its report
-            report.promises.append(Promise("the demo reaches its end", False, f"{type(error).__name__}: {error}"))
-            console.print_exception()
-        circle.stop_shoppers()
-        circle.conclude()
+        parts: list[Callable[[], None]] = [partial(circle.go_round, full=tour == "full"), circle.stop_shoppers, circle.conclude]
+        for part in parts:
+            try:
+                part()
+            except EvershelfError as error:
+                report.promises.append(Promise("the demo reaches its end", False, str(error).splitlines()[0]))
+                console.print(str(error), style="red", markup=False)
+            except Exception as error:  # a mistake of ours: what was found so far is still worth its report
+                report.promises.append(Promise("the demo reaches its end", False, f"{type(error).__name__}: {error}"))
+                console.print_exception()
         if record := supervision.running(home):
             report.urls = record.urls
         report.seconds = time.monotonic() - started

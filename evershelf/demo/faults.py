@@ -1,5 +1,6 @@
 """What a fault cost: the answers from its start until all was well again, beside those before."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Fault:
         released: the bad snapshot, '' when something else broke.
         lost: valid requests without a good answer.
         quality, before: true worth of the answers meanwhile, and before, beside that of `live` before; None when the truth is not known.
-        margin: half the 95 % interval of `quality`.
+        margin, before_margin: half their 95 % intervals.
         its_requests, its_quality: what the bad snapshot answered, and how well.
     """
 
@@ -38,6 +39,7 @@ class Fault:
     before: float | None = None
     quality: float | None = None
     margin: float | None = None
+    before_margin: float | None = None
     its_requests: int = 0
     its_quality: float | None = None
 
@@ -51,6 +53,11 @@ class Fault:
         """The share of `live`'s quality that shoppers missed meanwhile; below 0 when the answers happened to be better."""
         return None if self.quality is None or self.before is None else self.before - self.quality
 
+    @property
+    def cost_margin(self) -> float | None:
+        """Half the 95 % interval of the cost. What `live` gives is the same yardstick before and meanwhile, so its own noise changes the cost's size little."""
+        return None if self.margin is None or self.before_margin is None else math.hypot(self.margin, self.before_margin)
+
     def measure(self, answers: Sequence[Answer]) -> None:
         """Fill in what all answers of the demo say of this fault."""
         asked = [answer for answer in answers if answer.endpoint != "events"]
@@ -61,7 +68,7 @@ class Fault:
         if found := quality(meanwhile, live):
             self.quality, self.margin = found
         if found := quality([answer for answer in earlier if answer.at > self.start - BEFORE], live):
-            self.before = found[0]
+            self.before, self.before_margin = found
         its = [answer for answer in meanwhile if self.released and answer.snapshot_id == self.released]
         self.its_requests = len(its)
         if found := quality(its, live):
@@ -73,7 +80,8 @@ class Fault:
         its = f"; its {self.its_requests} answers: quality {_share(self.its_quality)}" if self.released else ""
         figures = (f"{self.end - self.start:.0f}", f"{self.requests}", f"{self.lost}", f"{self.p99_ms}", rungs)
         found = f"{_share(self.quality)} ± {_share(self.margin)}" if self.quality is not None else "unknown"
-        return (self.name, *figures, found, _share(self.before), "unknown" if self.cost is None else f"{self.cost:+.1%}", self.outcome + its)
+        cost = "unknown" if self.cost is None or self.cost_margin is None else f"{self.cost:+.1%} ± {self.cost_margin:.1%}"
+        return (self.name, *figures, found, _share(self.before), cost, self.outcome + its)
 
 
 def _share(value: float | None) -> str:

@@ -114,7 +114,7 @@ def _show(summary: Summary, tally: Tally, rate: float, late: int, deadline_ms: f
     )
     console.print(
         f"{tally.sent / max(tally.seconds, 1e-9):.1f} requests/s of the {rate:g} wanted; "
-        f"{tally.not_sent} of {tally.due} were not sent because this machine was too busy",
+        f"{tally.not_sent} of {tally.due} were not sent because this machine was too busy, {tally.late} were sent more than 0.1 s late",
         highlight=False,
     )
     for text in summary.worst:

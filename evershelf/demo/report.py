@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evershelf.demo.answers import RUNG_COLUMNS, Answer, Summary, rung_rows
 from evershelf.demo.faults import Fault
@@ -79,7 +80,7 @@ def show(report: Report, console: Console) -> None:
     for title, columns, rows in _tables(report):
         table = Table(*columns, title=title, title_justify="left", expand=False)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # titles and errors may hold what looks like markup
         console.print(table)
     console.print(_verdict(report), style="bold green" if report.kept else "bold red", markup=False)
 

@@ -1,10 +1,11 @@
 """Simulated shoppers: an open-loop load on the gateways by shoppers who act on what they are shown (`evershelf shoppers`).
 
-Requests are sent at random instants, whether or not earlier ones were answered. On a machine that is too busy for that fewer are sent, never later ones: a
-slow answer is always the gateway's, and what was not sent is counted. Shoppers with a truth click by their true taste, the others now and then on something
-near the top; some of what is clicked goes into the cart, some of that is bought, and all of it is posted back as events. So a better answer earns more.
-`python -m evershelf.demo.shoppers PLAN` is the same as a process that the demo starts: it ends on SIGTERM too, or when its standard input ends because its
-starter is gone.
+Requests are sent at random instants, whether or not earlier ones were answered. On a machine that is too busy for that fewer are sent: what is more than a
+second behind is not sent at all and counted, what is more than 0.1 s behind is sent and counted, and latency is from the sending. Shoppers with a truth click
+by their true taste, the others now and then on something near the top; some of what is clicked goes into the cart, some of that is bought, and all of it is
+posted back as events. So a better answer earns more.
+`python -m evershelf.demo.shoppers` is the same as a process that the demo starts: it reads its plan as a line of standard input, because raw user ids
+belong on no disk, and ends on SIGTERM too, or when its standard input ends because its starter is gone.
 """
 
 import asyncio
@@ -15,8 +16,9 @@ import random
 import signal
 import sys
 import time
+import traceback
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,14 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from evershelf.demo.answers import Answer
 from evershelf.shops.shoppers import CART, PURCHASE, TASTE_WEIGHT, Truth, carted_and_bought, chances, load_truth
 
 TIMEOUT = 5.0  # seconds; longer is no answer
 AT_ONCE = 200  # shoppers who wait or act; more do not come
+LATE = 0.1  # seconds; counted
 BEHIND = 1.0  # seconds; who should have come earlier than that and could not does not come any more
 NEWCOMERS = 0.15  # share of requests by shoppers whom no snapshot knows
 
@@ -60,22 +64,29 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Tally:
-    """How the load went: requests that were due, those that were sent, and those that were not because this machine was too busy."""
+    """How the load went: requests that were due, those that were sent, those of them that were sent late, and those that this machine was too busy for."""
 
     due: int = 0
     sent: int = 0
+    late: int = 0
     not_sent: int = 0
     seconds: float = 0.0
 
 
 @dataclass(slots=True)
 class Shopper:
-    """Somebody who comes. `row` is the place of the tastes in the truth, None without one; `last` what was clicked last, or looked at elsewhere before."""
+    """Somebody who comes.
+
+    `row` is the place of the tastes in the truth, None without one; `last` what was clicked last, or looked at elsewhere before; `owned` and `left` what was
+    bought lately and what is left of the week's budget, as `carted_and_bought` takes them.
+    """
 
     user_id: str
     row: int | None
     session: str
     last: str | None = None
+    owned: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    left: float = 0.0
 
 
 class Crowd:
@@ -108,14 +119,20 @@ class Crowd:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), max(0.001, due - time.monotonic()))
                 self.tally.sent += 1
+                self.tally.late += time.monotonic() - due > LATE
                 task = asyncio.create_task(self._visit())
                 self._at_work.add(task)
-                task.add_done_callback(self._at_work.discard)
+                task.add_done_callback(self._left)
             if len(self._at_work) >= AT_ONCE:
                 await asyncio.sleep(0.001)  # or nobody could ever finish
             self.tally.seconds = time.monotonic() - started
-        await asyncio.gather(*self._at_work)
+        await asyncio.gather(*self._at_work, return_exceptions=True)
         self._file.close()
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled() and (mistake := task.exception()):
+            traceback.print_exception(mistake)  # its request is missing among the answers, and the demo finds that
 
     async def _visit(self) -> None:
         draw, shopper = self._random.random(), self._somebody()
@@ -150,7 +167,8 @@ class Crowd:
         if not self._truth:
             return Shopper(user, None, self._uuid())
         liked = TASTE_WEIGHT * self._truth.item_vectors @ self._truth.shopper_vectors[row] + self._numbers.gumbel(size=len(self._items))
-        return Shopper(user, row, self._uuid(), last=self._items[int(liked.argmax())])
+        last = self._items[int(liked.argmax())]
+        return Shopper(user, row, self._uuid(), last, self._truth.owned[row], float(self._truth.budgets[row]))
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128)))
@@ -197,7 +215,8 @@ class Crowd:
     def _want(self, shopper: Shopper, clicked: list[str]) -> tuple[list[str], list[str]]:
         """Return what of the clicked items goes into the cart, and what of that is bought."""
         if self._truth and shopper.row is not None:
-            return carted_and_bought(self._truth, self._numbers, shopper.row, clicked)
+            carted, bought, shopper.owned, shopper.left = carted_and_bought(self._truth, self._numbers, shopper.owned, shopper.left, clicked)
+            return carted, bought
         carted = [item for item in clicked if self._random.random() < CART]
         return carted, [item for item in carted if self._random.random() < PURCHASE]
 
@@ -255,7 +274,5 @@ async def run(plan: Plan, *, attached: bool = False) -> Tally:
 
 
 if __name__ == "__main__":
-    given = Path(sys.argv[1])
-    plan = msgspec.json.decode(given.read_bytes(), type=Plan)
-    given.unlink()  # raw user ids belong to the shop's front end and stay in its memory
+    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
     print(json.dumps(asdict(asyncio.run(run(plan, attached=True)))))

@@ -63,23 +63,26 @@ def simulate(
 
 
 @click.command()
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the shop's raw days.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Folder of the shop's raw files.")
 @click.option("--from", "first", type=DAY, help="First day; default all.")
 @click.option("--to", "last", type=DAY, help="Last day; default all.")
+@click.option("--day", "delivered", type=DAY, help="The day of files that name none, such as a dump of all products; default today.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
-def ingest(data: Path, first: datetime | None, last: datetime | None, as_json: bool) -> None:
+def ingest(data: Path, first: datetime | None, last: datetime | None, delivered: datetime | None, as_json: bool) -> None:
     """Take a shop's raw days in: user ids become keyed hashes, unreadable files are refused by name and the other days go on.
 
     Exits with 3 when a file was refused.
     """
-    adapter = ADAPTERS[load_settings().shop.adapter]
-    days = [day for day in door.raw_days(adapter, data) if (first is None or first.date() <= day) and (last is None or day <= last.date())]
+    settings = load_settings()
+    adapter = ADAPTERS[settings.shop.adapter]
+    day_of_dumps = (delivered or datetime.now(settings.zone)).date()
+    days = [day for day in door.raw_days(adapter, data, day_of_dumps) if (first is None or first.date() <= day) and (last is None or day <= last.date())]
     if not days:
         shapes = ", ".join(source.file for source in adapter.sources if source.file)
         raise CommandFailed(f"{data} has no raw file of the shop {adapter.name} in these days ({shapes}). Nothing came in; check --data, --from and --to.")
     deliveries = []
     for day in days:
-        taken = door.take_in(adapter, data, day)
+        taken = door.take_in(adapter, data, day, day_of_dumps)
         deliveries += taken
         for line in door.summary(taken):
             click.echo(line, err=as_json)

@@ -1,8 +1,9 @@
 """Raw rows that already have the shape of a contract: what gateways ship, and what the simulated shop drops."""
 
-from evershelf.contracts import EVENT_TYPES, EVENTS, ORDERS, PRODUCTS
+from evershelf.contracts import EVENTS, ORDERS, PRODUCTS
 from evershelf.contracts.tables import Table
-from evershelf.shops.adapter import LONGEST_ID, NO_LINE, Feed, Source
+from evershelf.shops.adapter import NO_LINE, Feed, Source
+from evershelf.shops.row_rules import row_rules
 
 DAYS = ("dt", "landing_dt")
 NESTED = ("array<string>", "map<string,string>")
@@ -24,42 +25,9 @@ def typed_columns(table: Table, *, time: str, key: str, without: tuple[str, ...]
 
 
 UNREADABLE = {"unreadable line": f"{NO_LINE} IS NOT NULL"}
-TOO_LONG = "length(coalesce(`{0}`, '')) > " + str(LONGEST_ID)
-
-EVENT_RULES = {
-    **UNREADABLE,
-    "missing key": "coalesce(event_id, '') = ''",
-    "bad time": "dt IS NULL OR try_cast(received_at AS timestamp) IS NULL",
-    "unknown type": "type IS NULL OR type NOT IN (" + ", ".join(f"'{kind}'" for kind in EVENT_TYPES) + ")",
-    "field too long": " OR ".join(TOO_LONG.format(name) for name in ("event_id", "user_id", "session_id", "item_id", "query")),
-    "missing item": "type <> 'search' AND coalesce(item_id, '') = ''",
-    "missing query": "type = 'search' AND trim(coalesce(query, '')) = ''",
-    "unknown currency": "currency IS NOT NULL AND currency NOT IN ({currencies})",
-    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
-    "quantity not positive": "quantity IS NOT NULL AND NOT coalesce(try_cast(quantity AS int) > 0, false)",
-    "position not positive": "position IS NOT NULL AND NOT coalesce(try_cast(position AS int) > 0, false)",
-    "propensity outside 0 to 1": "propensity IS NOT NULL AND NOT coalesce(try_cast(propensity AS double) BETWEEN 0 AND 1, false)",
-}
-ORDER_RULES = {
-    **UNREADABLE,
-    "missing key": "coalesce(order_id, '') = '' OR coalesce(line_id, '') = ''",
-    "bad time": "dt IS NULL OR cancelled_at IS NOT NULL AND try_cast(cancelled_at AS timestamp) IS NULL"
-    " OR returned_at IS NOT NULL AND try_cast(returned_at AS timestamp) IS NULL",
-    "field too long": " OR ".join(TOO_LONG.format(name) for name in ("order_id", "line_id", "user_id", "item_id")),
-    "missing item": "coalesce(item_id, '') = ''",
-    "unknown currency": "currency IS NULL OR currency NOT IN ({currencies})",
-    "price not positive": "NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
-    "quantity not positive": "NOT coalesce(try_cast(quantity AS int) > 0, false)",
-}
-PRODUCT_RULES = {
-    **UNREADABLE,
-    "missing key": "coalesce(item_id, '') = ''",
-    "bad time": "dt IS NULL",
-    "field too long": TOO_LONG.format("item_id"),
-    "missing title": "trim(coalesce(title, '')) = ''",
-    "unknown currency": "price IS NOT NULL AND (currency IS NULL OR currency NOT IN ({currencies}))",
-    "price not positive": "price IS NOT NULL AND NOT coalesce(try_cast(price AS double) BETWEEN 1e-9 AND 1e9, false)",
-}
+EVENT_RULES = {**UNREADABLE, **row_rules(EVENTS)}
+ORDER_RULES = {**UNREADABLE, **row_rules(ORDERS)}
+PRODUCT_RULES = {**UNREADABLE, **row_rules(PRODUCTS)}
 
 
 def event_source(name: str, *, file: str, required: bool) -> Source:

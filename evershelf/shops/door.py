@@ -9,20 +9,26 @@ import csv
 import gzip
 import io
 import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from evershelf.errors import CommandFailed
 from evershelf.pseudonyms import pseudonym
+from evershelf.settings import load_settings
 from evershelf.shops import landing
 from evershelf.shops.adapter import NO_LINE, Adapter, Source
 
 LONGEST_FIELD = 1 << 20  # characters of one CSV field
+LARGEST_UNPACKED = 1 << 30  # bytes of a zip file's JSON
+LONGEST_AGO, LONGEST_AHEAD = 62_135_596_800 - 86_400, 253_402_300_800 - 86_400  # seconds from 1970 to the calendar's first and last day, less one for the zone
 
 
 class Unreadable(Exception):
@@ -42,52 +48,161 @@ class Delivery:
     reason: str | None = None
 
 
-def raw_days(adapter: Adapter, data: Path) -> list[date]:
-    """Return the days for which a folder of raw files holds anything."""
+def raw_days(adapter: Adapter, data: Path, delivered: date | None = None) -> list[date]:
+    """Return the days for which a folder of raw files holds anything.
+
+    Args:
+        delivered: the day of the dumps that are there; without it they are passed over.
+    """
     days = set()
     for source in adapter.sources:
-        if source.file:
-            shape = re.compile(re.escape(source.file).replace(re.escape("{day}"), r"(\d{4}-\d{2}-\d{2})") + r"(?:\.gz)?$")
+        if "{day}" in source.file:
+            shape = re.compile(re.escape(source.file).replace(r"\{day\}", r"(\d{4}-\d{2}-\d{2})").replace(r"\*", "[^/]*") + r"(?:\.gz)?$")
             matches = (shape.search(path.relative_to(data).as_posix()) for path in data.glob(source.file.replace("{day}", "*") + "*"))
             days |= {date.fromisoformat(match[1]) for match in matches if match}
+        elif source.file:
+            for path in _found(source.file, data):
+                days |= _split_days(source, path) or ({delivered} if delivered else set())
     return sorted(days)
 
 
-def take_in(adapter: Adapter, data: Path, day: date) -> list[Delivery]:
-    """Take in every raw file of a day that is there."""
-    found = ((source, _raw_file(source, data, day)) for source in adapter.sources if source.file)
-    return [_take_in(source, path, day) for source, path in found if path]
+def take_in(adapter: Adapter, data: Path, day: date, delivered: date | None = None) -> list[Delivery]:
+    """Take in every raw file of a day that is there; of the dumps only when they are of that day."""
+    found = ((source, _raw_files(source, data, day, delivered)) for source in adapter.sources if source.file)
+    return [_take_in(source, paths, day) for source, paths in found if paths]
 
 
-def _raw_file(source: Source, data: Path, day: date) -> Path | None:
-    plain = data / source.file.format(day=day.isoformat())
-    return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+def _raw_files(source: Source, data: Path, day: date, delivered: date | None) -> list[Path]:
+    paths = _found(source.file.replace("{day}", day.isoformat()), data)
+    if "{day}" in source.file:
+        return paths
+    return [path for path in paths if (day in days if (days := _split_days(source, path)) else day == delivered)]
 
 
-def _take_in(source: Source, path: Path, day: date) -> Delivery:
+def _found(shape: str, data: Path) -> list[Path]:
+    """Return the files of a shape, by name; where one is there plain and packed, the plain one."""
+    return sorted({path.with_name(path.name.removesuffix(".gz")): path for path in (*data.glob(f"{shape}.gz"), *data.glob(shape)) if path.is_file()}.values())
+
+
+def _take_in(source: Source, paths: list[Path], day: date) -> Delivery:
     buffer = io.BytesIO()
+    rows = broken = 0
+    path = paths[0]
     try:
-        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed, _opened(path) as raw:
-            rows, broken = (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), cast("BinaryIO", packed))
+        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed:
+            for path in paths:
+                some, bad = _take(source, path, day, cast("BinaryIO", packed))
+                rows, broken = rows + some, broken + bad
         if rows == broken:
             raise Unreadable("no line of it can be read" if rows else "it has no rows")
     except (Unreadable, EOFError, OSError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         reason = _explain(error)
-        if not landing.landed_files(source.name, day):
+        # a file that nobody can split says nothing about any landing day
+        if not landing.landed_files(source.name, day) and (not source.day_column or _split_days(source, path)):
             landing.reject(source.name, day, landing.Rejection(file=path.name, reason=reason))
         return Delivery(day, source.name, path.name, "rejected", reason=reason)
-    name, content = f"door.{source.format}.gz", buffer.getvalue()
+    file = path.name if len(paths) == 1 else f"{len(paths)} files, {paths[0].name} to {path.name}"
+    name, content = f"door.{source.landed_as}.gz", buffer.getvalue()
     inside = landing.landing_folder(source.name, day) / name
     if inside.is_file() and inside.read_bytes() == content and not landing.rejection(source.name, day):
-        return Delivery(day, source.name, path.name, "unchanged", rows, broken)
+        return Delivery(day, source.name, file, "unchanged", rows, broken)
     landing.land(source.name, day, name, content)
-    return Delivery(day, source.name, path.name, "landed", rows, broken)
+    return Delivery(day, source.name, file, "landed", rows, broken)
 
 
-def _opened(path: Path) -> BinaryIO:
+def _take(source: Source, path: Path, day: date, packed: BinaryIO) -> tuple[int, int]:
     if path.stat().st_size == 0:
         raise Unreadable("the file is empty")
-    return cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+    if source.format == "parquet":
+        return _take_json(source, _parquet_lines(source, path, day), packed)
+    if source.format == "json.zip":
+        return _take_json(source, _zipped_lines(path), packed)
+    with cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as raw:
+        return (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), packed)
+
+
+def _zipped_lines(path: Path) -> Iterator[bytes]:
+    """Yield every element of the JSON arrays in a zip file."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            members = [member for member in packed.infolist() if member.filename.endswith(".json")]
+            if not members:
+                raise Unreadable("the zip file holds no .json file")
+            if sum(member.file_size for member in members) > LARGEST_UNPACKED:
+                raise Unreadable(f"the zip file unpacks to more than {LARGEST_UNPACKED >> 20} MiB; have it delivered in parts")
+            arrays = [_elements(member.filename, packed.read(member)) for member in members]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged; packed by a method that Python lacks; with a password
+        raise Unreadable(f"the zip file cannot be unpacked ({error})") from None
+    for array in arrays:
+        yield from map(bytes, array)
+
+
+def _elements(name: str, content: bytes) -> list[msgspec.Raw]:
+    try:
+        return msgspec.json.decode(content, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Unreadable(f"{name} in it is no JSON array ({error})") from None
+
+
+def _parquet_lines(source: Source, path: Path, day: date) -> Iterator[bytes]:
+    """Yield the rows as JSON: of a file that is split those of a day."""
+    rows, days = _parquet(source, path)
+    if days is not None:
+        import pyarrow.compute as pc
+
+        rows = rows.filter(pc.equal(days, day))
+    encode = msgspec.json.Encoder(enc_hook=str).encode
+    yield from map(encode, rows.to_pylist())
+
+
+def _split_days(source: Source, path: Path) -> set[date]:
+    """Return the days between which a file is split; none for one that is not split or cannot be."""
+    try:
+        return set(_parquet(source, path)[1].unique().to_pylist()) if source.day_column and path.stat().st_size else set()
+    except Unreadable:
+        return set()
+
+
+def _parquet(source: Source, path: Path) -> tuple[Any, Any]:
+    """Return the known columns of a Parquet file as an Arrow table, and the shop's calendar day of each row (None of a file that is not split)."""
+    now = path.stat()
+    return _parquet_as_of(path, now.st_mtime_ns, now.st_size, tuple(source.columns), source.user_column, source.day_column)
+
+
+@lru_cache(maxsize=2)  # a file of a year is asked for each of its days
+def _parquet_as_of(path: Path, _changed: int, _size: int, known: tuple[str, ...], user_column: str, day_column: str) -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise CommandFailed(f"{path.name} is read with pyarrow, which this role did not install (README, section Roles). Nothing came in.") from None
+    try:
+        names = pq.read_schema(path).names
+        for needed in filter(None, (user_column, day_column)):
+            if needed not in names:
+                raise Unreadable(f"the column {needed} is missing; found are {_columns_found(known, names)}")
+        kept = [name for name in known if name in names]
+        if twice := sorted({name for name in kept if names.count(name) > 1}):
+            raise Unreadable(f"more than one column is named {', '.join(twice)}")
+        rows = pq.read_table(path, columns=kept)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable(f"it is no whole Parquet file ({str(error).splitlines()[0]})") from None
+    if not day_column:
+        return rows, None
+    times = rows[day_column]
+    if pa.types.is_timestamp(times.type):
+        seconds = pc.cast(times, pa.timestamp("s"), safe=False).cast(pa.int64())
+    elif pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
+        seconds = pc.cast(pc.if_else(pc.and_(pc.greater_equal(times, -LONGEST_AGO), pc.less(times, LONGEST_AHEAD)), times, None), pa.int64(), safe=False)
+    else:
+        raise Unreadable(f"the column {day_column} holds {times.type}, no time")
+    local = pc.local_timestamp(pc.cast(seconds, pa.timestamp("s", tz=load_settings().shop.timezone)))
+    days = pc.cast(local, pa.date32())
+    first = pc.min(days)
+    if not first.is_valid:
+        raise Unreadable(f"no row of it has a time in the column {day_column}" if rows.num_rows else "it has no rows")
+    return rows, pc.fill_null(days, first)
 
 
 def _explain(error: Exception) -> str:
@@ -106,7 +221,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), strict=False)
     header = next(reader, [])
     if source.user_column not in header:
-        raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(source, header)}")
+        raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(tuple(source.columns), header)}")
     user = header.index(source.user_column)
     kept = [place for place, name in enumerate(header) if name in source.columns]
     if twice := sorted({header[place] for place in kept if header.count(header[place]) > 1}):
@@ -129,14 +244,14 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     return rows, broken
 
 
-def _columns_found(source: Source, header: list[str]) -> str:
+def _columns_found(names: tuple[str, ...], header: list[str]) -> str:
     """Name the columns that the adapter knows and count the others: without a header line the "names" are a shopper's row."""
-    known = [name for name in source.columns if name in header]
-    unknown = sum(name not in source.columns for name in header)
+    known = [name for name in names if name in header]
+    unknown = sum(name not in names for name in header)
     return ", ".join([*known, *([f"{unknown} unknown"] if unknown else [])]) or "none"
 
 
-def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
+def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO) -> tuple[int, int]:
     """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
     decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
     rows = broken = 0
@@ -146,7 +261,9 @@ def _take_json(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, in
         rows += 1
         try:
             delivered = decode(line)
-            row = {name: delivered[name] for name in source.columns if name in delivered}
+            row = {name: delivered[name] for name in source.columns if name in delivered and name != source.rest}
+            if source.rest:
+                row[source.rest] = {name: value for name, value in delivered.items() if name not in row}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
                 row[source.user_column] = pseudonym(_plain_id(str(user)))
             inside = encode(row)

@@ -2,7 +2,10 @@
 
 import csv
 import gzip
+import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import date
+from typing import Any
 
 import msgspec
 
@@ -12,6 +15,7 @@ from evershelf.shops.adapter import Source
 from evershelf.storage import Place, at, glob
 
 REJECTED = "_REJECTED.json"
+CORRECTIONS = "_CORRECTIONS.json"
 PREFIX = "landing_dt="
 
 
@@ -41,6 +45,16 @@ def count_rows(source: Source, day: date) -> int:
     return rows
 
 
+def fingerprints(landings: Iterable[tuple[date, str]]) -> dict[str, str]:
+    """Return the files of some (landing day, source), repairs too, and the SHA-256 of what they hold, 16 hex digits: the inputs' versions, for the lineage."""
+    files = {
+        f"{source}/{PREFIX}{day.isoformat()}/{path.name}": path
+        for day, source in sorted(landings)
+        for path in (*landed_files(source, day), *glob(landing_folder(source, day), CORRECTIONS))
+    }
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}
+
+
 def rejection(source: str, day: date) -> Rejection | None:
     """Return why the door refused the day's file, if it did."""
     path = landing_folder(source, day) / REJECTED
@@ -49,6 +63,20 @@ def rejection(source: str, day: date) -> Rejection | None:
 
 def reject(source: str, day: date, rejected: Rejection) -> None:
     storage.replace(landing_folder(source, day) / REJECTED, msgspec.json.encode(rejected))
+
+
+def corrections(source: str, day: date) -> dict[str, dict[str, Any]]:
+    """Return what was repaired of a landing day's rows: hash of the raw row -> column -> the value that counts instead."""
+    path = landing_folder(source, day) / CORRECTIONS
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]]) if path.is_file() else {}
+
+
+def correct(source: str, day: date, repaired: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add repairs to a landing day's, beside its files, which stay as they were delivered; the newest value of a column counts."""
+    known = corrections(source, day)
+    merged = {**known, **{row: {**known.get(row, {}), **values} for row, values in repaired.items()}}
+    if merged != known:
+        storage.replace(landing_folder(source, day) / CORRECTIONS, msgspec.json.encode(merged, order="sorted"))
 
 
 def land(source: str, day: date, name: str, content: bytes) -> None:

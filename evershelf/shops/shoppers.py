@@ -122,18 +122,27 @@ def clicked(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list
     return [item for item, yes in zip(item_ids, drawn, strict=True) if yes]
 
 
-def carted_and_bought(truth: Truth, rng: np.random.Generator, shopper: int, item_ids: list[str]) -> tuple[list[str], list[str]]:
+def carted_and_bought(
+    truth: Truth, rng: np.random.Generator, owned: NDArray[np.int64], left: float, item_ids: list[str]
+) -> tuple[list[str], list[str], NDArray[np.int64], float]:
     """Return which of the clicked items a shopper puts into the cart, and which of those are bought, one piece of each, in the order clicked.
 
-    What is bought stays within what is left of the week's budget; unknown ids are never bought.
+    Args:
+        owned: [k], as a row of `truth.owned`.
+        left: what is left of the week's budget, which nothing that is bought exceeds; unknown ids are never bought.
+
+    Returns:
+        Carted, bought, and `owned` and `left` after that.
     """
     known = [item for item in item_ids if item in truth.item_ids]
     places = np.searchsorted(truth.item_ids, known) if known else np.zeros(0, dtype=np.int64)
-    wanted = rng.random(len(known)) < cart_probabilities(truth.demand, truth.consumable, truth.owned[[shopper]], places[None, :])[0]
+    wanted = rng.random(len(known)) < cart_probabilities(truth.demand, truth.consumable, owned[None, :], places[None, :])[0]
     decided = rng.random(len(known)) < PURCHASE
-    left, bought = float(truth.budgets[shopper]), []
-    for item, price, pays in zip(known, truth.prices[places].tolist(), wanted & decided, strict=True):
+    bought = []
+    for item, place, price, pays in zip(known, places, truth.prices[places].tolist(), wanted & decided, strict=True):
         if pays and price <= left:
             left -= price
+            owned = np.roll(owned, 1)
+            owned[0] = place
             bought.append(item)
-    return [item for item, yes in zip(known, wanted, strict=True) if yes], bought
+    return [item for item, yes in zip(known, wanted, strict=True) if yes], bought, owned, left

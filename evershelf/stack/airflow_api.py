@@ -10,6 +10,8 @@ import httpx
 
 from evershelf.errors import CommandFailed
 
+_LOCKED = 120.0  # seconds that a database may be locked
+
 
 class AirflowApi:
     """Airflow at an address of this machine, where everybody is an admin.
@@ -72,7 +74,9 @@ class AirflowApi:
             time.sleep(0.5)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self._send(method, path, body)
+        deadline = time.monotonic() + _LOCKED
+        while (answer := self._send(method, path, body)).status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+            time.sleep(1.0)  # its SQLite is locked by the scheduler, and Airflow took back what it had begun
         if answer.is_error:
             raise CommandFailed(f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:300]}")
         return dict(answer.json())

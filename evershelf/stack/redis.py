@@ -32,7 +32,7 @@ def write_redis_config(settings: Settings) -> None:
     folder, redis = settings.home / "redis", settings.redis
     folder.mkdir(parents=True, exist_ok=True)
     servers = dict(_servers(redis))
-    primary = _last_primary(folder / "sentinel-1.conf", redis)
+    primary = _last_primary(folder, redis)
     for number, port in servers.items():
         place = folder / f"redis-{number}"
         place.mkdir(exist_ok=True)
@@ -63,10 +63,16 @@ def _sentinels(redis: RedisSettings) -> Iterator[tuple[int, int]]:
     return enumerate((port for _, port in redis.sentinel_addresses), start=1)
 
 
-def _last_primary(sentinel: Path, redis: RedisSettings) -> int:
-    """Return the port of the primary that a sentinel wrote down at its last fail-over, if it is one of these servers."""
-    known = re.search(rf"^sentinel monitor {redis.primary} \S+ (\d+)", sentinel.read_text(), re.MULTILINE) if sentinel.is_file() else None
-    return int(known[1]) if known and int(known[1]) in (redis.port, *redis.replica_ports) else redis.port
+def _last_primary(folder: Path, redis: RedisSettings) -> int:
+    """Return the port of the primary that the newest fail-over made, if it is one of these servers. A sentinel that was down then does not know of it."""
+    found = []
+    for path in folder.glob("sentinel-*.conf"):
+        text = path.read_text()
+        monitored = re.search(rf"^sentinel monitor {redis.primary} \S+ (\d+)", text, re.MULTILINE)
+        epoch = re.search(rf"^sentinel config-epoch {redis.primary} (\d+)", text, re.MULTILINE)
+        if monitored and int(monitored[1]) in (redis.port, *redis.replica_ports):
+            found.append((int(epoch[1]) if epoch else 0, int(monitored[1])))
+    return max(found)[1] if found else redis.port
 
 
 def current_primary(settings: Settings) -> str | None:

@@ -51,10 +51,20 @@ def running(home: Path) -> Running | None:
 
 
 def read_record(home: Path) -> Running | None:
+    """Return what a stack wrote down at its start, None when there is no record.
+
+    Raises:
+        CommandFailed: the record is another version's, or damaged.
+    """
     try:
         return msgspec.json.decode((home / RECORD).read_bytes(), type=Running)
     except FileNotFoundError:
         return None
+    except msgspec.DecodeError as error:
+        raise CommandFailed(
+            f"{home / RECORD} says what runs there, but cannot be understood ({error}): another version wrote it. Nothing was started or stopped, and what "
+            "serves goes on. Stop it with that version, or end the supervisord whose pid the file names, then remove the file."
+        ) from None
 
 
 def start(settings: Settings, names: Iterable[str], overrides: Mapping[str, str], say: Callable[[str], None]) -> Running:

@@ -146,13 +146,19 @@ class SnapshotAnswers(Struct, frozen=True):
 
 
 class EventCounts(Struct, frozen=True):
+    """Events; `shed` counts posts that were turned away because the gateway was full."""
+
     accepted: int
     shipped: int
     waiting: int
+    shed: int
 
 
 class Status(Struct, frozen=True):
-    """One gateway's state. Counters only grow while the process lives."""
+    """One gateway's state. Counters only grow while the process lives.
+
+    `requests` counts valid requests for an answer that were let in, answered or not; `shed` those that were turned away because the gateway was full.
+    """
 
     name: str
     seq: int
@@ -166,6 +172,7 @@ class Status(Struct, frozen=True):
     uptime_s: float
     rungs: dict[str, RungStatus]
     answers: dict[str, SnapshotAnswers]
+    requests: int
     shed: int
     events: EventCounts
 
@@ -201,13 +208,17 @@ class Moved(Struct, frozen=True):
 
 
 class WhyItem(Struct, frozen=True):
-    """Why one item was shown. `reasons` can be shown to the shopper. `retrieved_at` and `ranked_at` are its places before and after ranking, null without."""
+    """Why one item was shown. `reasons` can be shown to the shopper; `ranked`, what the ranker did with it, is for the shop's own people, '' without ranking.
+
+    `retrieved_at` and `ranked_at` are its places before and after ranking, null without.
+    """
 
     item_id: str
     title: str
     position: int
     propensity: float
     reasons: list[str]
+    ranked: str
     retrieved_at: int | None
     ranked_at: int | None
     moved_by: list[Moved]

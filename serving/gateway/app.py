@@ -88,10 +88,13 @@ class App:
             if administers:
                 self._check_token(scope)  # for `why` too: it shows what a shopper did
             elif not reads and self._receiving >= most:
-                return self._overloaded()
+                self._gateway.counters.events_shed += 1
+                return _overloaded()
             body = b"" if reads else await self._received(receive)
             if not administers and self._in_flight >= most:
-                return self._overloaded()
+                self._gateway.counters.shed += reads
+                self._gateway.counters.events_shed += not reads
+                return _overloaded()
             self._in_flight += 1
             try:
                 if explains:
@@ -123,10 +126,6 @@ class App:
             return await _body(receive)
         finally:
             self._receiving -= 1
-
-    def _overloaded(self) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-        self._gateway.counters.shed += 1
-        return 503, _problem("overloaded", "This gateway answers as many requests as it can; try again, or another one."), [(b"retry-after", b"1")]
 
     def _ready(self) -> tuple[int, bytes]:
         if self._gateway.ready:
@@ -165,6 +164,10 @@ async def _body(receive: Receive) -> bytes:
 
 def _problem(error: str, detail: str) -> bytes:
     return encode(Problem(error, detail))
+
+
+def _overloaded() -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    return 503, _problem("overloaded", "This gateway answers as many requests as it can; try again, or another one."), [(b"retry-after", b"1")]
 
 
 def _wrong_method(path: str, method: str, allowed: str) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

@@ -33,7 +33,7 @@ class Counters:
     def __init__(self) -> None:
         self._snapshots: dict[str, _OfSnapshot] = {}
         self.rungs: Counter[str] = Counter()
-        self.shed = 0
+        self.requests = self.shed = self.events_shed = 0
         self.events_accepted = 0
         self._unsent: Counter[str] = Counter()
         self._times: list[tuple[str, float]] = []

@@ -135,6 +135,7 @@ class Gateway:
         request_id = os.urandom(16).hex()
         user = pseudonym(raw_user) if raw_user else None
         recent = [*(self.recent.of(user) if user else ()), *seen]
+        self.counters.requests += 1
         live = self.follower.live
         assigned, arm = live.assign(user or session or request_id)
         unable: list[str] = []
@@ -153,7 +154,10 @@ class Gateway:
             self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
             quality = loaded.store.manifest.rung_quality[rung]
             answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
-            self.memory.add(question, answer, milliseconds, unable)
+            try:
+                self.memory.add(question, answer, milliseconds, unable)
+            except Exception:  # what is only for `evershelf why` must not cost a shopper the answer
+                logger.exception("answer %s is not remembered", request_id)
             return answer
         raise NoSourceAnswered(
             f"Neither snapshot {assigned.snapshot_id} nor last-good can be read. Look at /v1/status and the disk, then start this gateway again."
@@ -253,8 +257,9 @@ class Gateway:
             uptime_s=round(time.monotonic() - self._started, 3),
             rungs=rungs,
             answers=self.counters.status(),
+            requests=self.counters.requests,
             shed=self.counters.shed,
-            events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting),
+            events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting, self.counters.events_shed),
         )
 
 

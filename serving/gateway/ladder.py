@@ -272,6 +272,10 @@ class Ladder:
         skipped: list[Skipped] = []
         for source, breaker in self.rungs:
             now = time.monotonic()
+            timeout = 0.0 if source.share is None else (deadline - now) * source.share
+            if source.share is not None and timeout <= 0:
+                skipped.append(Skipped(source.name, "no time was left"))
+                continue
             if not breaker.allows(now):
                 skipped.append(Skipped(source.name, "resting after failures"))
                 continue
@@ -279,11 +283,6 @@ class Ladder:
                 if source.share is None:
                     ranked = await source.rank(question, 0.0)
                 else:
-                    timeout = (deadline - now) * source.share
-                    if timeout <= 0:
-                        breaker.untried()
-                        skipped.append(Skipped(source.name, "no time was left"))
-                        continue
                     async with asyncio.timeout(timeout):
                         ranked = await source.rank(question, timeout)
             except NothingToSay as nothing:

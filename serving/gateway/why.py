@@ -120,7 +120,7 @@ def _ms(answered: Remembered, name: str) -> float | None:
 
 
 def _only_ids(answered: Remembered) -> list[WhyItem]:
-    return [WhyItem(item_id, "", place, propensity, [], None, None, []) for place, item_id, propensity in _shown(answered)[:_FIRST]]
+    return [WhyItem(item_id, "", place, propensity, [], "", None, None, []) for place, item_id, propensity in _shown(answered)[:_FIRST]]
 
 
 def _shown(answered: Remembered) -> list[tuple[int, str, float]]:
@@ -235,12 +235,10 @@ def _explained(question: Question, answered: Remembered, lists: Iterable[Found],
         after = _place(ranked.numbers, number) if ranked else None
         moved = _moved(question, number, effects)
         reasons = [*(move.words for move in moved), *_proposed(question, number, lists, matching.get(number, ()))]
-        if before and after and ranked:
-            known = question.store.vocabulary[number] > 0
-            reasons.append(_movement(before, after) if known else "new to the ranking model, so placed by how it was found")
         if _explored(propensity):
             reasons.append("shown on trial: now and then one place tries something else")
-        items.append(WhyItem(item_id, _title(question, number), place, propensity, reasons, before, after, moved))
+        did = _movement(before, after, known=bool(question.store.vocabulary[number] > 0)) if before and after else ""
+        items.append(WhyItem(item_id, _title(question, number), place, propensity, reasons, did, before, after, moved))
     return items
 
 
@@ -255,7 +253,9 @@ def _proposed(question: Question, number: int, lists: Iterable[Found], matching:
     yield from [_origin(question, found) for found in on if found.origin == "popular"][:1]
 
 
-def _movement(before: int, after: int) -> str:
+def _movement(before: int, after: int, *, known: bool) -> str:
+    if not known:
+        return "new to the ranking model, so placed by how it was found"
     return f"the ranking model left it at place {after}" if before == after else f"the ranking model moved it from place {before} to {after}"
 
 

@@ -59,7 +59,7 @@ def show(why: Why, console: Console) -> None:
     for item in why.items:
         console.print(Text(f"{item.position:>3}. {item.title} ({item.item_id})" if item.title else f"{item.position:>3}. {item.item_id}"), soft_wrap=True)
         without = {moved.words: f" (place {moved.place_without} without)" for moved in item.moved_by}
-        if item.reasons:
-            console.print(Text("     " + "; ".join(reason + without.get(reason, "") for reason in item.reasons)), soft_wrap=True)
+        if told := [*(reason + without.get(reason, "") for reason in item.reasons), *([item.ranked] if item.ranked else [])]:
+            console.print(Text("     " + "; ".join(told)), soft_wrap=True)
     if why.note:
         console.print(Text(why.note, style="yellow"), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evershelf import snapshot as store
@@ -53,8 +54,9 @@ def status(as_json: bool) -> None:
         console.print(f"canary     {state.canary or 'none'}" + (f"   {state.canary_share:.0%} of the shoppers" if state.canary else ""))
         console.print("models     " + _models(overview.models, state))
         shares = overview.figures
-        stale = ", ".join(f"{table} {'unknown' if age is None else f'{age} days old'}" for table, age in shares.table_age_days.items())
-        console.print(f"A          {_shares(shares.availability, 'A')}   ({stale})")
+        ages = {table: "" if age is None else f", {age} days old" for table, age in shares.table_age_days.items()}
+        tables = "; ".join(f"{table} {health or 'unknown'}{ages[table]}" for table, health in shares.table_health.items())
+        console.print(f"A          {_shares(shares.availability, 'A')}   ({tables})")
         console.print(f"P          {_shares(shares.accuracy, 'P')}")
         console.print(f"A x P      {_shares(shares.a_times_p, 'A x P')}")
         for name, on in (("pinned", state.pinned), ("frozen", state.frozen)):
@@ -70,7 +72,7 @@ def status(as_json: bool) -> None:
         table.add_row("quality", "", *(f"{overview.quality[rung]:.3f}" if rung in overview.quality else "unknown" for rung in overview.rungs))
         console.print(table)
         for problem in overview.problems:
-            console.print(f"[red]![/red] {problem}", highlight=False, markup=True)
+            console.print("[red]![/red]", escape(problem), highlight=False)
         if not overview.problems:
             console.print("[green]nobody must act")
 

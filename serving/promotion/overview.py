@@ -2,14 +2,15 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from evershelf import snapshot as snapshots
+from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION
 from evershelf.errors import EvershelfError, SnapshotDamaged, StorageError
@@ -23,6 +24,10 @@ from serving.promotion.promoter import last_good
 from serving.promotion.rollback import PENDING
 from serving.tf_serving.client import ModelServerAdmin
 
+if TYPE_CHECKING:
+    from evershelf.tables import TableState
+
+OUTDONE = 0.02  # share; less is within what the estimate errs
 HEADS = {"U": "events", "P": "products", "T": "orders"}  # head -> the table that it learns from
 
 
@@ -62,6 +67,7 @@ class Overview:
             "accuracy": self.figures.accuracy,
             "a_times_p": self.figures.a_times_p,
             "table_age_days": self.figures.table_age_days,
+            "table_health": self.figures.table_health,
             "models": self.models,
             "gateways": {url: status if isinstance(status, str) else msgspec.to_builtins(status) for url, status in self.reached.items()},
             "problems": self.problems,
@@ -91,7 +97,9 @@ def look() -> Overview:
         target = None
         problems.append(f"the snapshots cannot be read: {error}")
     age = _data_age_days(state.stable)
-    problems += _problems(settings, state, target, age, reached, models)
+    tables = head_tables()
+    problems += [f"the table {name} is lost: {state.why}; without it {state.without}" for name, state in tables.items() if state.health == "lost"]
+    problems += _problems(settings, state, target, age, reached, models) + _outdone(store, state.stable)
     return Overview(
         state=state,
         last_good=target,
@@ -100,7 +108,7 @@ def look() -> Overview:
         models=models,
         rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
         quality=_expected_quality(store, state.stable),
-        figures=figures(statuses, store, state.stable, settings.gateway.deadline, table_ages(), settings.lake.max_age_days),
+        figures=figures(statuses, store, state.stable, settings.gateway.deadline, tables),
         problems=problems,
     )
 
@@ -110,25 +118,26 @@ class Figures:
     """Shares, 0 to 1, over what the gateways answered since they started; None where it is not known.
 
     availability: "answers" is A, the share of valid requests (shed ones too) answered within the deadline; "U", "P", "T" are A_U, A_P, A_T: A when that head's
-        table is fresh now and the head was measured, 0 when it is stale or was not.
+        table is healthy now and the head was measured, 0 when it is stale or lost or was not.
     accuracy: P_U, P_P, P_T of the evaluation that stable carries.
     a_times_p: per head A x P; "answers" is the mean over valid requests of the quality of the rung that answered relative to `live`, 0 when unanswered.
     table_age_days: days since the newest published day of each head's table.
+    table_health: of each head's table, as `evershelf tables` shows it; None when the lake cannot be read from here.
     """
 
     availability: dict[str, float | None]
     accuracy: dict[str, float | None]
     a_times_p: dict[str, float | None]
     table_age_days: dict[str, int | None]
+    table_health: dict[str, str | None]
 
 
-def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadline: timedelta, ages: dict[str, int | None], max_age_days: int) -> Figures:
+def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadline: timedelta, tables: Mapping[str, "TableState"]) -> Figures:
     """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
-    valid, in_time, quality = sum(status.shed for status in statuses), 0, 0.0
+    valid, in_time, quality = sum(status.requests + status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
         for snapshot_id, answers in status.answers.items():
-            valid += answers.requests
             within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
             in_time += sum(answers.latency_ms.counts[:within])
             try:
@@ -143,26 +152,23 @@ def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadli
     availability: dict[str, float | None] = {"answers": available}
     products: dict[str, float | None] = {}
     for head, table in HEADS.items():
-        age, right = ages.get(table), accuracy[head]
-        unknown = available is None or age is None
-        availability[head] = None if unknown else available if age is not None and age <= max_age_days and right is not None else 0.0
+        right = accuracy[head]
+        unknown = available is None or table not in tables
+        availability[head] = None if unknown else available if tables[table].health == "healthy" and right is not None else 0.0
         products[head] = None if available is None or right is None else available * right
     products["answers"] = quality / valid if valid and measured else None
-    return Figures(availability, accuracy, products, {table: ages.get(table) for table in HEADS.values()})
+    ages = {table: tables[table].age_days if table in tables else None for table in HEADS.values()}
+    return Figures(availability, accuracy, products, ages, {table: tables[table].health if table in tables else None for table in HEADS.values()})
 
 
-def table_ages() -> dict[str, int | None]:
-    """Return how many days ago the newest published day of each head's table was; None when the lake cannot be read from here."""
-    ages: dict[str, int | None] = {}
-    for table in HEADS.values():
-        try:
-            from evershelf import lake  # a host that only serves has no Delta reader
-
-            newest = max(date.fromisoformat(str(day["dt"])) for day in lake.open_table(table).partitions())
-            ages[table] = (datetime.now(UTC).date() - newest).days
-        except Exception:  # whatever keeps it from being read: unknown is said, nothing is guessed
-            ages[table] = None
-    return ages
+def head_tables() -> dict[str, "TableState"]:
+    """Return how the heads' tables are; what cannot be known from here, such as on a host without a Delta reader or beside no lake at all, is left out."""
+    try:
+        from evershelf.tables import table_state  # a host that only serves has no Delta reader
+    except ModuleNotFoundError:
+        return {}
+    states = (table_state(LAKE_TABLES[name]) for name in HEADS.values())
+    return {state.table: state for state in states if state.health != "absent"}
 
 
 def _expected_quality(store: Place, stable: str | None) -> dict[str, float]:
@@ -174,9 +180,25 @@ def _expected_quality(store: Place, stable: str | None) -> dict[str, float]:
 
 def _accuracies(store: Place, stable: str | None) -> dict[str, float]:
     try:
-        heads = msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes())["heads"]
-        return {name: float(measured["accuracy"]) for name, measured in heads.items() if measured}
-    except (OSError, StorageError, msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        return {name: float(measured["accuracy"]) for name, measured in _evaluation(store, stable)["heads"].items() if measured}
+    except (KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _outdone(store: Place, stable: str | None) -> list[str]:
+    """Return a problem when stable's model is worth less to shoppers than the lists that are made from it: `live` should not stand above them then."""
+    clicks = _evaluation(store, stable).get("rung_clicks") or {}
+    live, lists = clicks.get("live", 0.0), clicks.get("stored", 0.0)
+    if lists <= live * (1 + OUTDONE):
+        return []
+    more = lists / max(live, 1e-9) - 1
+    return [f"stable's lists are expected to earn {more:.0%} more clicks than its model, which answers first: look at the model's evaluation"]
+
+
+def _evaluation(store: Place, stable: str | None) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes()))
+    except (OSError, StorageError, msgspec.MsgspecError, TypeError, ValueError):
         return {}
 
 

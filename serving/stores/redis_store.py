@@ -150,7 +150,10 @@ class RedisReader:
         # No retries: the ladder has a next rung, and a second try would take its time.
         hasty: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout, "retry": Retry(NoBackoff(), 0)}
         if self._settings.sentinels:
-            sentinels = Sentinel(self._settings.sentinel_addresses, sentinel_kwargs=hasty, **hasty)
+            # One that drops packets must leave time to ask the others.
+            soon = self._timeout / (len(self._settings.sentinels) + 1)
+            brisk = {**hasty, "socket_timeout": soon, "socket_connect_timeout": soon}
+            sentinels = Sentinel(self._settings.sentinel_addresses, sentinel_kwargs=brisk, **hasty)
             # A replica answers also while no primary does, and the next one is asked when one is away.
             self._client = sentinels.slave_for(self._settings.primary, max_connections=_CONNECTIONS)
         else:

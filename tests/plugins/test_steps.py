@@ -2,11 +2,14 @@
 
 import fcntl
 import logging
+import os
+import signal
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import filelock
 import psutil
 import pytest
 
@@ -86,3 +89,59 @@ def test_step_waits_while_another_process_runs_the_same_job(home: Path, caplog: 
         released = time.monotonic()
     thread.join(30)
     assert ended[0] > released
+
+
+def test_retry_of_a_task_that_was_killed_waits_for_the_driver_that_lives_on(home: Path) -> None:
+    def attempt() -> EvershelfCommand:
+        return evershelf_command("run", "lake_daily", "--date", "2026-01-05", spark=True)
+
+    with filelock.FileLock(_made(home / "lake") / ".lake_daily.lock"):  # so that the driver waits, before it starts Spark
+        task = os.fork()
+        if not task:
+            with suppress(BaseException):
+                attempt().execute({})
+            os._exit(0)
+        driver = wait_for_driver()
+        os.kill(task, signal.SIGKILL)
+        os.waitpid(task, 0)
+        retry = attempt()
+        thread = threading.Thread(target=lambda: _quietly(retry), daemon=True)
+        thread.start()
+        time.sleep(2.0)
+        assert drivers() == [driver]  # the first one, and no second
+        os.kill(driver, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not retry._process:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert driver not in drivers()
+        retry.on_kill()
+        thread.join(20)
+        assert drivers() == []
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _quietly(step: EvershelfCommand) -> None:
+    with suppress(AirflowException):
+        step.execute({})
+
+
+def drivers() -> list[int]:
+    """Return the processes that publish the day of this test, killed and not yet reaped ones aside."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and {"lake_daily", "2026-01-05"} <= set(process.info["cmdline"] or [])
+    ]
+
+
+def wait_for_driver() -> int:
+    deadline = time.monotonic() + 30
+    while not (found := drivers()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found[0]

@@ -156,6 +156,7 @@ def gateway(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     started: list[GatewayProcess] = []
     monkeypatch.setenv("EVERSHELF_GATEWAY__LOG_POLL", "PT0.1S")
     # Somebody else's servers must not answer: ports that nobody listens on.
+    monkeypatch.setenv("EVERSHELF_REDIS__SENTINELS", "[]")
     monkeypatch.setenv("EVERSHELF_REDIS__PORT", str(free_port()))
     monkeypatch.setenv("EVERSHELF_MODEL_SERVER__PORT", str(free_port()))
 
@@ -179,6 +180,7 @@ def served(built_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     settings = {
         "HOME": str(shop.home),
         "GATEWAY__EXPLORED_SHARE": "0",
+        "REDIS__SENTINELS": "[]",
         "REDIS__PORT": str(free_port()),
         "MODEL_SERVER__PORT": str(free_port()),
     }

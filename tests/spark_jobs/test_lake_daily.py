@@ -8,45 +8,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from evershelf import lake, storage
+from evershelf import lake, quarantine, storage
 from evershelf.contracts import LAKE_TABLES
+from evershelf.errors import CommandFailed
+from evershelf.pseudonyms import pseudonym
+from evershelf.quality import store as quality
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.simulator import simulate
-from spark_jobs import lake_daily
-from spark_jobs.lake_daily import DayReport, changed_days
-from spark_jobs.session import spark_session
+from evershelf.tables import replicas
+from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
 
 pytestmark = pytest.mark.slow
 
 MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 11, day) for day in (16, 17, 18, 19))
 RETAIL_DAY = date(2011, 12, 8)
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    session = spark_session("tests")
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
-
-
-@pytest.fixture
-def run(home: Path, spark: SparkSession) -> Callable[..., DayReport]:
-    def once(day: date, **options: Any) -> DayReport:
-        return lake_daily.run_day(spark, ADAPTERS[load_settings().shop.adapter], day, **options)
-
-    return once
 
 
 def event(number: int, day: date, **fields: Any) -> Row:
@@ -231,6 +218,127 @@ def test_rows_taken_out_of_a_landing_leave_the_tables(run: Callable[..., DayRepo
     assert sorted(lake.read("events").column("event_id").to_pylist()) == ["e1", "e2"]
 
 
+def test_what_the_checks_found_is_kept_with_the_day(run: Callable[..., DayReport]) -> None:
+    land_day(MONDAY, [*(event(number, MONDAY, price=2.0, currency="GBP") for number in range(30)), event(99, MONDAY, type="dance")])
+    run(MONDAY)
+    land_day(TUESDAY, [event(number, TUESDAY, event_id=f"t{number}") for number in range(5)] + [event(40, MONDAY)])
+    run(TUESDAY)
+    (landing.landing_folder("orders", WEDNESDAY)).mkdir(parents=True)
+    run(WEDNESDAY)
+    days = quality.read_days(MONDAY, WEDNESDAY)
+    results = [days[day].result or {} for day in (MONDAY, TUESDAY, WEDNESDAY)]
+    assert [(one["outcome"], one["why"]) for one in results] == [("published", None), ("published", None), ("held", "no file landed")]
+    monday = results[0]
+    assert monday["sources"]["events"] == {
+        "rows_in": 31, "rows_clean": 30, "rows_quarantined": 1, "rows_deduplicated": 0, "reasons": {"unknown type": 1},
+        "values": {"event_id": 31, "event_time": 31, "received_at": 31, "user_id": 31, "type": 31, "item_id": 31, "price": 30, "currency": 30},
+    }  # fmt: skip
+    assert [one["meta"]["about"] for one in monday["validations"]] == [
+        "landing events", "landing orders", "landing products", "table events", "table orders", "table products", "table quarantine",
+    ]  # fmt: skip
+    assert all(one["success"] for one in monday["validations"])
+    assert days[MONDAY].measures["events"]["rows"] == 31  # with the late row
+    assert days[MONDAY].measures["events"]["nulls"]["price"] == 1
+    assert days[TUESDAY].measures["events"]["rows"] == 5
+
+
+def test_a_column_that_vanished_or_has_another_type_stops_the_day_by_its_name(run: Callable[..., DayReport]) -> None:
+    def deliver(day: date, **fields: Any) -> None:
+        land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(30)])
+        land("products", day, [product(number, day, **{"stock": number, "brand": "Oak", **fields}) for number in range(40)])
+
+    for day in (MONDAY, TUESDAY, WEDNESDAY):
+        deliver(day)
+        assert run(day).outcome == "published"
+    deliver(THURSDAY, brand=None)
+    assert "products: the column brand is gone" in str(run(THURSDAY).why)
+    deliver(THURSDAY, stock="many")
+    assert "products: most values of the column stock are of another type" in str(run(THURSDAY).why)
+    deliver(THURSDAY)
+    assert run(THURSDAY).outcome == "published"
+
+
+def test_repaired_rows_reach_the_lake_once_and_the_sum_still_holds(run: Callable[..., DayReport]) -> None:
+    good: list[Row | str] = [event(number, TUESDAY) for number in range(30)]
+    land_day(TUESDAY, [*good, event(50, TUESDAY, type="dance", user_id="u9"), event(51, MONDAY, price="2,50", currency="GBP"), '{"event_id": "half', "{"])
+    run(TUESDAY)
+    assert reconciled()[TUESDAY, "events"] == (34, 30, 4, 0)
+    rows = {row["reason"]: row["row_id"] for row in lake.read("quarantine").to_pylist()}
+    repeated = {name: value for name, value in event(1, TUESDAY).items() if name != "user_id"}
+    corrections = [
+        {"row_id": rows["unknown type"], "set": {"type": "view", "user_id": "shopper 7"}},
+        {"row_id": rows["price not positive"], "set": {"price": 2.5}},
+        {"row_id": next(row["row_id"] for row in lake.read("quarantine").to_pylist() if row["raw"] == "{"), "set": repeated},
+    ]
+    lines = [json.dumps(one).encode() for one in corrections]
+    for _ in range(2):  # the second time changes nothing
+        assert quarantine.repair(TUESDAY, lines) == 3
+        assert run(TUESDAY).outcome == "published"
+        assert reconciled()[TUESDAY, "events"] == (34, 32, 1, 1)
+        assert quarantine.reasons(TUESDAY) == {"unreadable line": 1}
+        events = {row["event_id"]: row for row in lake.read("events").to_pylist()}
+        assert len(events) == lake.read("events").num_rows == 32
+        assert (events["e50"]["type"], events["e50"]["user_id"]) == ("view", pseudonym("shopper 7"))
+        assert (events["e51"]["dt"], events["e51"]["price"]) == (MONDAY, 2.5)
+    for broken, why in (
+        ({"row_id": "none-1", "set": {}}, "is no row in quarantine"),
+        ({"row_id": rows["unknown type"], "set": {"colour": "red"}}, "has no column colour"),
+        ({"row": 1}, "is not"),
+    ):
+        with pytest.raises(CommandFailed, match=why):
+            quarantine.repair(TUESDAY, [json.dumps(broken).encode()])
+
+
+def files(home: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in home.rglob("*")}
+
+
+def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[..., DayReport], home: Path, spark: SparkSession, tmp_path: Path) -> None:
+    def rehearse(*days: date) -> tuple[list[DayReport], dict[tuple[str, str], tuple[Row, Row]]]:
+        before, rehearsal = files(home), Rehearsal(tmp_path / "aside")
+        reports = [rehearse_day(spark, ADAPTERS["simulator"], day, rehearsal) for day in days]
+        assert files(home) == before
+        return reports, {(one["table"], one["day"]): (one["before"], one["after"]) for one in rehearsal.changes()}
+
+    land_day(MONDAY, [event(1, MONDAY, price=2.0, currency="GBP"), *(event(number, MONDAY) for number in range(10, 16)), event(2, MONDAY, quantity=0)])
+    land_day(TUESDAY, [event(3, TUESDAY), event(4, MONDAY, price=3.0, currency="GBP"), event(1, MONDAY)])
+    _, changes = rehearse(MONDAY, TUESDAY)
+    assert set(changes) == {(name, f"{day}") for name in ("events", "orders", "products") for day in (MONDAY, TUESDAY)} | {("quarantine", f"{MONDAY}")}
+    before, after = changes["events", f"{MONDAY}"]
+    assert (before["rows"], after["rows"], after["sums"]["price"]) == (0, 8, 5.0)
+
+    for day in (MONDAY, TUESDAY):
+        run(day)
+    for day, name in ((MONDAY, "events"), (TUESDAY, "events")):
+        measured = quality.read_days(day, day)[day].measures[name]
+        assert measured["rows"] == changes[name, f"{day}"][1]["rows"]  # it came as it was told
+    assert rehearse(MONDAY, TUESDAY)[1] == {}
+
+    land_day(TUESDAY, [event(3, TUESDAY), event(4, MONDAY, price=4.0, currency="GBP"), event(1, MONDAY)])
+    land_day(WEDNESDAY, [event(5, WEDNESDAY)])
+    (landing.landing_folder("orders", WEDNESDAY) / "door.jsonl.gz").unlink()
+    reports, changes = rehearse(TUESDAY, WEDNESDAY)
+    assert [(one.outcome, one.why) for one in reports] == [("published", None), ("held", "no file of orders landed")]
+    assert {key: (before["sums"]["price"], after["sums"]["price"]) for key, (before, after) in changes.items()} == {("events", f"{MONDAY}"): (5.0, 6.0)}
+
+
+def test_a_driver_that_waits_for_another_run_has_not_started_spark(home: Path) -> None:
+    with lake.turn(lambda: None):
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", MONDAY.isoformat()],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert driver.stderr
+            assert "waiting for it to end" in driver.stderr.readline()
+            assert [child.name() for child in psutil.Process(driver.pid).children(recursive=True)] == []
+        finally:
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+
+
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 1,85123a,"WHITE  HANGING, HOLDER ",6,2011-12-08 08:26:00,2.55,17850.0,United Kingdom
 1,85123A,NEWER HOLDER,6,2011-12-08 09:26:00,2.75,,United Kingdom
@@ -324,5 +432,6 @@ def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., Day
     assert run(MONDAY).outcome == "published"
     assert content() == before
     assert changed_days(ADAPTERS["simulator"], TUESDAY) == []
+    assert replicas(lake.open_table("events")) == 2
     files = {path.name for name in LAKE_TABLES for path in storage.at(lake.table_url(name)).iterdir()}
     assert not any(name.startswith(storage.ASIDE) for name in files)

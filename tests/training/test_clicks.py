@@ -32,28 +32,31 @@ def test_pages_are_what_accounts_were_shown_without_a_search_after_the_split(
 ) -> None:
     events = lake.read("events").to_pylist()
     start = datetime(2026, 1, 8, 12, tzinfo=UTC)
-    for number, (user, kind, item, query, minutes, day) in enumerate(
+    for number, (user, kind, item, query, minutes, day, place) in enumerate(
         [
-            ("user-001", "impression", "item-001", None, 0, 8),
-            ("user-001", "impression", "item-002", None, 0, 8),
-            ("user-001", "click", "item-002", None, 1, 8),
-            ("user-001", "impression", "item-003", "red thing", 2, 8),  # of a search
-            (None, "impression", "item-004", None, 3, 8),  # a guest
-            ("user-002", "impression", "item-002", None, 4, 8),
-            ("user-001", "impression", "item-005", None, 0, 6),  # the model has learned from this day
+            ("user-001", "impression", "item-001", None, 0, 8, 1),
+            ("user-001", "impression", "item-002", None, 0, 8, 2),
+            ("user-001", "click", "item-002", None, 1, 8, 2),
+            ("user-001", "impression", "item-002", None, 2, 8, 2),  # shown again, not clicked again
+            ("user-001", "impression", "item-003", "red thing", 2, 8, 1),  # of a search
+            (None, "impression", "item-004", None, 3, 8, 1),  # a guest
+            ("user-002", "impression", "item-002", None, 4, 8, 1),
+            ("user-001", "impression", "item-005", None, 0, 6, 1),  # the model has learned from this day
         ]
     ):
         when = (start + timedelta(minutes=minutes)).replace(day=day)
         events.append(
             {"event_id": f"i{number}", "event_time": when, "received_at": when, "landing_dt": when.date(), "dt": when.date(), "type": kind}
-            | {"user_id": user, "session_id": "visit", "item_id": item, "query": query, "position": 1 + number % 2}
+            | {"user_id": user, "session_id": "visit", "item_id": item, "query": query, "position": place}
         )
     lake_writer(shop_lake, EVENTS, events)
     shop = data.read_shop(TrainingSettings(validation_days=1))
     pages, exposure = clicks.read_pages(shop, seed=1)
-    shown = {(shop.shoppers[pages.shopper[page]], shop.items[item], bool(yes)) for page, item, yes in zip(pages.page, pages.item, pages.clicked, strict=True)}
-    assert shown == {("user-001", "item-001", False), ("user-001", "item-002", True), ("user-002", "item-002", False)}
-    assert len(pages.shopper) == len(pages.time) == 2
+    shown = sorted(
+        (shop.shoppers[pages.shopper[page]], shop.items[item], bool(yes)) for page, item, yes in zip(pages.page, pages.item, pages.clicked, strict=True)
+    )
+    assert shown == [("user-001", "item-001", False), ("user-001", "item-002", False), ("user-001", "item-002", True), ("user-002", "item-002", False)]
+    assert len(pages.shopper) == len(pages.time) == 3
     shoppers, of_items = np.array([shop.shoppers.index("user-001"), shop.shoppers.index("user-002")]), np.array([shop.items.index("item-005")] * 2)
     mine, others = exposure.lift(shoppers, of_items)  # user-001 is the only one who was shown anything before
     assert mine == pytest.approx(0.0)

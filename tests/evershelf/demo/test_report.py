@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 from rich.console import Console
 
 from evershelf.demo.answers import Answer, AnswerLog, Summary, summarize
@@ -75,8 +76,11 @@ def test_day_that_does_not_add_up_is_shown_however_many_others_there_are() -> No
 
 def test_page_shows_foreign_text_as_text() -> None:
     report = recorded()
-    report.lists = {"popular": ["<script>alert(1)</script>"]}
+    report.lists = {"popular": ["<script>alert(1)</script>", "mug [/blue] [red]"]}
     assert "<script>" not in page(report, "")
+    screen = Console(file=io.StringIO(), width=200)
+    show(report, screen)
+    assert "mug [/blue] [red]" in screen.file.getvalue()  # type: ignore[attr-defined]  # the file is a StringIO
 
 
 def test_plots_name_rungs_snapshots_faults_and_decisions() -> None:
@@ -99,9 +103,10 @@ def test_fault_counts_what_was_lost_and_what_it_cost_beside_live() -> None:
     fault = Fault(name="it broke", start=100.0, end=110.0, expected="local_model")
     fault.measure(answers)
     assert (fault.requests, fault.lost, fault.by_rung) == (11, 1, {"local_model": 10})
-    assert (fault.before, fault.quality, fault.cost) == (1.0, 0.75, 0.25)
+    assert fault.quality == pytest.approx(15 / 22)  # who got no answer got nothing of worth
     assert not fault.survived
     fault.measure(answers[:-1])
+    assert (fault.before, fault.quality, fault.cost) == (1.0, 0.75, 0.25)
     assert fault.survived
     fault.expected = "live"
     assert not fault.survived

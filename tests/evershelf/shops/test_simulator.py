@@ -22,7 +22,7 @@ from evershelf.shops import demand
 from evershelf.shops.catalogue import SHELF_NAMES, make_catalogue
 from evershelf.shops.commands import simulate as command
 from evershelf.shops.dirt import CLEAN, LATE_DAYS, LEVELS, Dirt
-from evershelf.shops.shoppers import ELASTICITY, POSITION_BIAS, TRUTH, Truth, carted_and_bought, clicked, load_truth
+from evershelf.shops.shoppers import CART, ELASTICITY, POSITION_BIAS, PURCHASE, TRUTH, Truth, carted_and_bought, clicked, load_truth
 from evershelf.shops.simulator import simulate
 from evershelf.shops.visits import REGRET, USUAL_REGRET
 from evershelf.shops.world import open_shop
@@ -338,14 +338,22 @@ def test_a_live_shopper_clicks_by_taste_and_never_what_is_unknown(shop: Path) ->
 
 def test_a_live_shopper_buys_within_the_budget_and_never_what_is_unknown(shop: Path) -> None:
     truth, rng = load_truth(shop / TRUTH), np.random.default_rng(1)
-    rich = int(np.argmax(truth.budgets))
-    cheap = truth.item_ids[np.argsort(truth.prices)[:3]].tolist()
-    taken = Counter(item for _ in range(300) for item in carted_and_bought(truth, rng, rich, [*cheap, "no-such-item"])[1])
-    assert sum(taken.values()) / 900 == pytest.approx(0.135, abs=0.1)
+    nothing, order = np.full(truth.owned.shape[1], -1), np.argsort(truth.prices)
+    cheap, plain = truth.item_ids[order[:3]].tolist(), ~truth.consumable & (truth.demand == 1.0)
+    taken = Counter(item for _ in range(2000) for item in carted_and_bought(truth, rng, nothing, 1e9, [*cheap, "no-such-item"])[1])
     assert set(taken) <= set(cheap)
-    truth.budgets[rich] = truth.prices.min() / 2
-    assert carted_and_bought(truth, rng, rich, cheap * 20)[1] == []
-    assert carted_and_bought(truth, rng, rich, []) == ([], [])
+    one = str(truth.item_ids[plain][0])
+    assert sum(bool(carted_and_bought(truth, rng, nothing, 1e9, [one])[1]) for _ in range(4000)) / 4000 == pytest.approx(CART * PURCHASE, abs=0.02)
+    assert carted_and_bought(truth, rng, nothing, truth.prices.min() / 2, cheap * 20)[1] == []
+    owned, left, price = nothing, 2.5 * float(truth.prices[order[0]]), float(truth.prices[order[0]])
+    bought = 0
+    for _ in range(400):  # one budget for all answers of a week
+        _, more, owned, left = carted_and_bought(truth, rng, owned, left, cheap[:1])
+        bought += len(more)
+    assert bought == 2
+    assert left == pytest.approx(price / 2)
+    assert owned[:2].tolist() == [order[0], order[0]]
+    assert carted_and_bought(truth, rng, nothing, 1.0, [])[:2] == ([], [])
 
 
 def test_a_catalogue_of_any_size_fills_its_pages(tmp_path: Path) -> None:

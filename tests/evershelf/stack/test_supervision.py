@@ -1,12 +1,15 @@
 """The stack starts on free ports, heals what dies, and leaves nothing behind, whoever was killed."""
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -16,8 +19,10 @@ from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from evershelf.stack import supervision
 from evershelf.stack.ports import free_ports, is_free
-from evershelf.stack.redis import current_primary
+from evershelf.stack.redis import current_primary, write_redis_config
 from evershelf.stack.services import DEPLOY, EVERSHELF, find_program, services
+from serving.errors import SourceUnavailable
+from serving.stores.redis_store import RedisReader
 
 LIGHT = ("redis", "statsd", "prometheus")
 
@@ -51,10 +56,26 @@ def test_up_and_down_leave_nothing_behind(home: Path, ports: dict[str, str]) -> 
     assert supervision.read_record(home) is None
 
 
+async def read_past_a_silent_sentinel() -> str:
+    """Return what a reader says whose first sentinel takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        redis = load_settings().redis
+        sentinels = (f"127.0.0.1:{silent.getsockname()[1]}", *redis.sentinels)
+        reader = RedisReader(redis.model_copy(update={"sentinels": sentinels, "timeout": timedelta(seconds=2)}))
+        await reader.connect()
+        try:
+            with pytest.raises(SourceUnavailable) as refused:
+                await reader.get("s", [])
+        finally:
+            await reader.close()
+        return str(refused.value)
+
+
 def test_replica_takes_over_from_a_primary_that_is_lost(home: Path, ports: dict[str, str]) -> None:
     record = supervision.start(load_settings(), ["redis"], ports, lambda line: None)
     try:
         assert current_primary(load_settings()) == "redis-1"
+        assert asyncio.run(read_past_a_silent_sentinel()) == "the store does not hold snapshot s"  # so it answered
         supervision.stop_program(record, "redis-1")
         deadline = time.monotonic() + 30
         while current_primary(load_settings()) in ("redis-1", None):
@@ -64,6 +85,25 @@ def test_replica_takes_over_from_a_primary_that_is_lost(home: Path, ports: dict[
     finally:
         supervision.stop(home)
     assert current_primary(load_settings()) is None
+
+
+def test_primary_is_the_one_of_the_newest_fail_over(home: Path) -> None:
+    settings = load_settings()
+    write_redis_config(settings)
+    first, second = settings.redis.replica_ports
+    name, folder = settings.redis.primary, home / "redis"
+    for number, (epoch, port) in enumerate([(1, first), (2, second), (2, second)], start=1):  # the first sentinel was down at the newest one
+        (folder / f"sentinel-{number}.conf").write_text(f"sentinel monitor {name} 127.0.0.1 {port} 2\nsentinel config-epoch {name} {epoch}\n")
+    write_redis_config(settings)
+    assert "replicaof" not in (folder / "redis-3.conf").read_text()
+    assert all(f"replicaof 127.0.0.1 {second}" in (folder / f"redis-{number}.conf").read_text() for number in (1, 2))
+
+
+def test_a_record_of_another_version_is_named(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / supervision.RECORD).write_text('{"pid": 1, "socket": "s", "urls": {}, "ports": {"redis": 6379}, "env": {}}')
+    with pytest.raises(CommandFailed, match="another version wrote it"):
+        supervision.stop(home)
 
 
 def test_what_dies_comes_back_on_its_port(home: Path, ports: dict[str, str]) -> None:

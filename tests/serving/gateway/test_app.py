@@ -50,6 +50,8 @@ def test_clients_that_send_no_body_keep_no_reader_out(home: Path, monkeypatch: p
         for _ in idle:
             body.put_nowait(b"[]")
         assert await asyncio.gather(*idle) == [(200, "")] * 2
+        status = app._gateway.status()
+        assert (status.requests, status.shed, status.events.shed) == (1, 0, 1)  # nobody answered the reader, and that must show
 
     _run(test)
 

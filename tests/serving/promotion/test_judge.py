@@ -93,7 +93,7 @@ def _status(name: str = "one", uptime: float = 10, **requests: int) -> Status:
         snapshot_id: SnapshotAnswers("stable", count, 0, 0, {"live": count}, Latency([1.0], [count, 0]), 0, 0) for snapshot_id, count in requests.items()
     }
     rungs = {str(rung): RungStatus("closed", 0) for rung in RUNGS}
-    return Status(name, 1, "a", "b", 0.1, None, None, [], {}, uptime, rungs, answers, 0, EventCounts(0, 0, 0))
+    return Status(name, 1, "a", "b", 0.1, None, None, [], {}, uptime, rungs, answers, 0, 0, EventCounts(0, 0, 0, 0))
 
 
 def test_a_stage_counts_what_came_since_it_began_at_every_gateway() -> None:

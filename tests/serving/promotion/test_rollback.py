@@ -147,7 +147,7 @@ class _NoNetwork:
     """Stands in for the gateways: one that knows `b` as stable and `a` as last-good, and takes every order."""
 
     def __init__(self, **_: Any) -> None:
-        self.known = Status("one", 4, "b", None, 0.0, "a", None, ["a", "b"], {}, 10.0, {}, {}, 0, EventCounts(0, 0, 0))
+        self.known = Status("one", 4, "b", None, 0.0, "a", None, ["a", "b"], {}, 10.0, {}, {}, 0, 0, EventCounts(0, 0, 0, 0))
 
     def status(self) -> dict[str, Status | str]:
         return {}

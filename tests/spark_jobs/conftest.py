@@ -1,0 +1,31 @@
+"""One Spark session for all tests of the lake."""
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from evershelf.settings import load_settings
+from evershelf.shops import ADAPTERS
+from spark_jobs import lake_daily
+from spark_jobs.lake_daily import DayReport
+from spark_jobs.session import spark_session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    session = spark_session("tests")
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def run(home: Path, spark: SparkSession) -> Callable[..., DayReport]:
+    def once(day: date, **options: Any) -> DayReport:
+        return lake_daily.run_day(spark, ADAPTERS[load_settings().shop.adapter], day, **options)
+
+    return once
