@@ -13,7 +13,7 @@ from evershelf import storage
 from evershelf.errors import StorageError
 from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
-from evershelf.storage import local_path
+from evershelf.storage import at
 
 _SUFFIX = ".json"
 
@@ -32,7 +32,7 @@ def add(name: str) -> bool:
     Raises:
         StorageError: there is no folder for it, and none can be made.
     """
-    place = local_path(load_settings().url("forgotten")) / f"{name}{_SUFFIX}"
+    place = at(load_settings().url("forgotten"), patient=False) / f"{name}{_SUFFIX}"
     try:
         storage.create(place, msgspec.json.encode({"at": datetime.now(UTC).isoformat()}))
     except FileExistsError:
@@ -42,13 +42,16 @@ def add(name: str) -> bool:
     return True
 
 
-def read() -> Forgotten:
+def read(*, patient: bool = True) -> Forgotten:
     """Read every tombstone.
 
+    Args:
+        patient: whether to wait for a storage that is not ready.
+
     Raises:
-        OSError: they cannot be read now; that nobody was forgotten would be a guess.
+        OSError, StorageError: they cannot be read now; that nobody was forgotten would be a guess.
     """
-    folder = local_path(load_settings().url("forgotten"))
+    folder = at(load_settings().url("forgotten"), patient=patient)
     if not folder.is_dir():
         return Forgotten()
     return Forgotten(child.name.removesuffix(_SUFFIX) for child in folder.iterdir() if not child.name.startswith(storage.ASIDE))

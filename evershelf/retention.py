@@ -7,20 +7,18 @@ May be killed at any moment and run as often as you like. Takes turns with lake_
 """
 
 import json
-import shutil
 from datetime import date, datetime, timedelta
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import click
+import pyarrow as pa
 from deltalake import CommitProperties
 
-from evershelf import lake
+from evershelf import lake, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.settings import LANDING, load_settings
 from evershelf.shops import landing
-from evershelf.storage import local_path
+from evershelf.storage import Place
 from evershelf.version import code_version
 
 
@@ -41,7 +39,7 @@ def delete_old(today: date) -> dict[str, list[date]]:
             if name in first and lake.exists(name):
                 gone[name] = _delete_days(table, first[name])
         if LANDING in first:
-            gone[LANDING] = _delete_landing(local_path(settings.url("landing")), first[LANDING])
+            gone[LANDING] = _delete_landing(storage.at(settings.url("landing")), first[LANDING])
     return {name: days for name, days in gone.items() if days}
 
 
@@ -51,18 +49,19 @@ def _delete_days(table: Table, first: date) -> list[date]:
     if old:
         about = {"code_version": code_version(), "retention": f"before {first}"}
         opened.delete(f"{table.partition} < '{first}'", commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}))
-    current = {Path(unquote(urlsplit(uri).path)) for uri in opened.file_uris()}
-    for folder in local_path(lake.table_url(table.name)).glob(f"{table.partition}=*"):
+    current = set(pa.table(opened.get_add_actions())["path"].to_pylist())
+    for folder in storage.glob(storage.at(lake.table_url(table.name)), f"{table.partition}=*"):
         if date.fromisoformat(folder.name.partition("=")[2]) < first:
-            for path in {*folder.glob("*.parquet"), *folder.glob(".*.crc")} - current:
-                path.unlink()
+            for name, path in storage.files_below(folder):
+                if f"{folder.name}/{name}" not in current:
+                    path.unlink()
     return old
 
 
-def _delete_landing(root: Path, first: date) -> list[date]:
-    old = [folder for folder in root.glob(f"*/{landing.PREFIX}*") if date.fromisoformat(folder.name.removeprefix(landing.PREFIX)) < first]
+def _delete_landing(root: Place, first: date) -> list[date]:
+    old = [folder for folder in storage.glob(root, f"*/{landing.PREFIX}*") if date.fromisoformat(folder.name.removeprefix(landing.PREFIX)) < first]
     for folder in old:
-        shutil.rmtree(folder)
+        storage.remove(folder)
     return sorted({date.fromisoformat(folder.name.removeprefix(landing.PREFIX)) for folder in old})
 
 

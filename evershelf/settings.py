@@ -11,6 +11,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -42,8 +43,10 @@ def _adapter(name: str) -> str:
 
 
 def _storage_url(url: str) -> str:
-    if url and not url.startswith("file:///"):
-        raise ValueError("must be a file:///absolute/path address; other file systems are not supported yet")
+    parts = urlsplit(url)
+    on_hdfs = parts.scheme == "hdfs" and parts.path.startswith("/") and parts.port != 0 and not set("%?#") & set(url)  # asking for the port checks it
+    if url and not url.startswith("file:///") and not on_hdfs:
+        raise ValueError("must be file:///absolute/path, hdfs://namenode:port/path, or hdfs:///path for the HDFS of the section [hdfs]")
     return url.rstrip("/")
 
 
@@ -88,6 +91,20 @@ class PrivacySettings(Section):
     phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
     # table, or "landing" -> how many days are kept; what is not named is kept for good
     retention_days: Annotated[dict[str, Annotated[int, Field(ge=30)]], AfterValidator(_retention)] = {}
+
+
+class HdfsSettings(Section):
+    host: str = "127.0.0.1"  # of the NameNode, or the name of an HA pair (then without a port: 0)
+    port: Port = 8020
+    web_port: Port = 9870  # WebHDFS, on the same host
+    web_urls: tuple[str, ...] = ()  # WebHDFS of every NameNode of an HA pair, such as http://10.0.0.7:9870; default: host and web_port
+    replication: Positive = 2  # copies of each block
+    timeout: timedelta = timedelta(seconds=20)  # for one answer
+    patience: timedelta = timedelta(seconds=30)  # jobs try so long again when no NameNode is ready, as during a restart or a fail-over
+
+    @property
+    def root(self) -> str:
+        return f"hdfs://{self.host}:{self.port}" if self.port else f"hdfs://{self.host}"
 
 
 class LakeSettings(Section):
@@ -218,11 +235,15 @@ class TelemetrySettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings. `home` holds everything one installation writes; the five addresses default to folders in it."""
+    """All settings. `home` holds everything one installation writes, but for what is shared: that is below `storage_url`, which defaults to the home.
+
+    Landing, lake, snapshots, promotion log and the list of the forgotten may each have an address of their own besides.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: Annotated[Path, AfterValidator(Path.absolute)] = Path(".evershelf")
+    storage_url: StorageUrl = ""
     landing_url: StorageUrl = ""
     lake_url: StorageUrl = ""
     snapshots_url: StorageUrl = ""
@@ -230,6 +251,7 @@ class Settings(BaseSettings):
     forgotten_url: StorageUrl = ""
     shop: ShopSettings = ShopSettings()
     privacy: PrivacySettings = PrivacySettings()
+    hdfs: HdfsSettings = HdfsSettings()
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
     candidates: CandidateSettings = CandidateSettings()
@@ -253,7 +275,8 @@ class Settings(BaseSettings):
 
     def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates"]) -> str:
         """Return the address of a place, without a trailing slash."""
-        return str(getattr(self, f"{place}_url", "")) or (self.home / place).as_uri()
+        url = str(getattr(self, f"{place}_url", "")) or (f"{self.storage_url}/{place}" if self.storage_url else (self.home / place).as_uri())
+        return url.replace("hdfs://", self.hdfs.root, 1) if url.startswith("hdfs:///") else url
 
     @property
     def zone(self) -> ZoneInfo:

@@ -19,6 +19,7 @@ import msgspec
 
 from evershelf import snapshot, storage
 from evershelf.errors import EvershelfError
+from evershelf.storage import Place
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway.answers import Arm, Hold
 from serving.gateway.ladder import Ladder
@@ -106,7 +107,7 @@ class Follower:
         ladder: builds the rungs of a snapshot from its registration number.
     """
 
-    def __init__(self, home: Path, log: PromotionLog, snapshots: Path, ladder: Callable[[int], Ladder]) -> None:
+    def __init__(self, home: Path, log: PromotionLog, snapshots: Place, ladder: Callable[[int], Ladder]) -> None:
         self._state_file, self._copies = home / "state.json", home / "snapshots"
         self._log, self._source, self._ladder = log, snapshots, ladder
         self._swapping = threading.Lock()  # over live, _loaded and the state file; held for moments
@@ -200,7 +201,7 @@ class Follower:
     def _read_log(self) -> None:
         try:
             state = self._log.state()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, EvershelfError, msgspec.MsgspecError) as error:
             self.problems[_LOG] = f"cannot be read: {error}"
             return
         with self._swapping:

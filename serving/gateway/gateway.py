@@ -16,7 +16,7 @@ from evershelf.contracts import EVENT_TYPES
 from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
-from evershelf.storage import local_path
+from evershelf.storage import at
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway import requests, slate, why
 from serving.gateway.answers import (
@@ -68,11 +68,11 @@ class Gateway:
         self.counters = Counters()
         self.recent = RecentEvents()
         self.tombstones = Tombstones(self.home / "forgotten.json")
-        self.journal = Journal(self.home / "events", local_path(settings.url("landing")), self.settings.name, self._gone)
+        self.journal = Journal(self.home / "events", at(settings.url("landing"), patient=False), self.settings.name, self._gone)
         self.follower = Follower(
             self.home,
-            PromotionLog(local_path(settings.url("promotions"))),
-            local_path(settings.url("snapshots")),
+            PromotionLog(at(settings.url("promotions"), patient=False)),
+            at(settings.url("snapshots"), patient=False),
             lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
         self.memory = AnswerMemory(self.settings.remembered_answers)

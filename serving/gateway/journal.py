@@ -24,6 +24,7 @@ import msgspec
 
 from evershelf import storage
 from evershelf.errors import EvershelfError
+from evershelf.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Journal:
         gone: whether the shopper of a pseudonym was forgotten; their events go no further.
     """
 
-    def __init__(self, folder: Path, landing: Path, gateway: str, gone: Callable[[str | None], bool]) -> None:
+    def __init__(self, folder: Path, landing: Place, gateway: str, gone: Callable[[str | None], bool]) -> None:
         self._folder, self._landing, self._gateway, self._gone = folder, landing, gateway, gone
         self._open: dict[str, tuple[Path, BinaryIO]] = {}
         self._lock = threading.Lock()  # over _open and the two counters

@@ -70,7 +70,7 @@ class Tombstones:
     def _read_forever(self, poll: float, looked: threading.Event) -> None:
         while True:
             try:
-                self.add(forgotten.read())
+                self.add(forgotten.read(patient=False))
                 self.problems.pop(_LIST, None)
             except Exception as error:  # whatever is wrong with the list, those who are known to be forgotten stay so
                 if _LIST not in self.problems:

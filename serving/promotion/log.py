@@ -9,13 +9,13 @@ import re
 import socket
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from evershelf import storage
 from evershelf.errors import StorageError
+from evershelf.storage import Place
 from evershelf.telemetry import PROMOTION_DECISIONS, metrics
 from serving.errors import PromotionRefused
 
@@ -125,15 +125,19 @@ class LiveState:
 class PromotionLog:
     """The log in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
+        self._known: dict[int, Record] = {}  # a record never changes, and whoever follows the log reads it several times a second
 
     def records(self, after: int = 0) -> list[Record]:
         """Return the records with a sequence number above `after`, in order."""
         if not self.folder.is_dir():
             return []
         numbers = sorted(int(match[1]) for child in self.folder.iterdir() if (match := _NAME.fullmatch(child.name)))
-        return [msgspec.json.decode(self._path(number).read_bytes(), type=Record) for number in numbers if number > after]
+        for number in numbers:
+            if number > after and number not in self._known:
+                self._known[number] = msgspec.json.decode(self._path(number).read_bytes(), type=Record)
+        return [self._known[number] for number in numbers if number > after]
 
     def state(self) -> LiveState:
         state = LiveState()
@@ -189,5 +193,5 @@ class PromotionLog:
             metrics().incr(PROMOTION_DECISIONS.format(kind=kind))
             return record
 
-    def _path(self, number: int) -> Path:
+    def _path(self, number: int) -> Place:
         return self.folder / f"{number:06d}.json"

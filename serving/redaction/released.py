@@ -1,6 +1,7 @@
 """Snapshots and Redis: what gateways answer from is replaced by copies without the forgotten, and never missing meanwhile."""
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,11 @@ import lmdb
 from filelock import FileLock, Timeout
 
 from evershelf import snapshot as snapshots
+from evershelf import storage
 from evershelf.contracts.snapshot import MANIFEST, STORE
 from evershelf.errors import SnapshotDamaged
 from evershelf.snapshot import Manifest
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, Place
 from serving.errors import ServingError
 from serving.promotion.gateways import Gateways, answering, missing
 from serving.promotion.log import LiveState, PromotionLog
@@ -39,7 +41,7 @@ def redact_redis(run: Redaction) -> None:
 
 def redact_snapshots(run: Redaction) -> None:
     """Seal a copy of each snapshot that holds something of the forgotten, put it in its place in the promotion log, and delete the original."""
-    store, log = local_path(run.settings.url("snapshots")), PromotionLog(local_path(run.settings.url("promotions")))
+    store, log = storage.at(run.settings.url("snapshots")), PromotionLog(storage.at(run.settings.url("promotions")))
     gateways = Gateways()
     try:
         with _no_promotion(run):
@@ -64,7 +66,7 @@ def _no_promotion(run: Redaction) -> Iterator[None]:
         lock.release()
 
 
-def _replace_all(run: Redaction, store: Path, log: PromotionLog, gateways: Gateways) -> None:
+def _replace_all(run: Redaction, store: Place, log: PromotionLog, gateways: Gateways) -> None:
     state = log.state()
     _drop_unrecorded(store, state)
     holding = [name for name in snapshots.stored_snapshots(store) if _holds(run, store / name)]
@@ -81,24 +83,24 @@ def _replace_all(run: Redaction, store: Path, log: PromotionLog, gateways: Gatew
             state = log.state()
     _wait_for_gateways(run, log.state(), gateways)
     for name in [*stale, *todo]:
-        shutil.rmtree(store / name)
+        storage.remove(store / name)
         run.removed["snapshots"] += 1
         _drop_redis(run, name)
 
 
-def _drop_unrecorded(store: Path, state: LiveState) -> None:
+def _drop_unrecorded(store: Place, state: LiveState) -> None:
     """Remove copies that a run sealed and did not live to record."""
     for name in snapshots.stored_snapshots(store):
         if name in state.copies.values() or name in state.copies:
             continue
         try:
             if FROM in snapshots.read_manifest(store / name).lineage:
-                shutil.rmtree(store / name)
+                storage.remove(store / name)
         except SnapshotDamaged:
             continue
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Place) -> bool:
     try:
         snapshots.verify(folder)
     except SnapshotDamaged:
@@ -106,12 +108,25 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _holds(run: Redaction, folder: Path) -> bool:
+@contextmanager
+def _lists(folder: Place) -> Iterator[lmdb.Transaction]:
+    """Open a snapshot's lists; LMDB maps files of this machine only."""
+    with tempfile.TemporaryDirectory(prefix="evershelf-") as temporary:
+        file = folder / STORE
+        if not isinstance(file, Path):
+            with file.open() as source, Path(temporary, STORE).open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            file = Path(temporary, STORE)
+        with lmdb.open(str(file), subdir=False, readonly=True, lock=False) as lists, lists.begin() as reading:
+            yield reading
+
+
+def _holds(run: Redaction, folder: Place) -> bool:
     """Tell whether a snapshot has lists of somebody who was forgotten. One that cannot be read is named and left alone: nothing ever serves it."""
     try:
-        with lmdb.open(str(folder / STORE), subdir=False, readonly=True, lock=False) as lists, lists.begin() as reading:
+        with _lists(folder) as reading:
             cursor = reading.cursor()
-            return cursor.set_range(layout.USERS) and any(_is_gone(run, key) for key in cursor.iternext(values=False) if key.startswith(layout.USERS))
+            return cursor.set_range(layout.USERS) and any(_is_gone(run, bytes(key)) for key in cursor.iternext(values=False))
     except (lmdb.Error, OSError) as error:
         run.problem(f"snapshot {folder.name} cannot be read ({error}), so nobody knows who is in it. It is never served; remove its folder.")
         return False
@@ -136,25 +151,26 @@ def _rank(state: LiveState, name: str) -> int:
     return live.index(now) if now in live else len(live)
 
 
-def _seal_without(run: Redaction, store: Path, name: str) -> str:
+def _seal_without(run: Redaction, store: Place, name: str) -> str:
     """Seal a copy of a snapshot; the same people taken out give the same copy, with the same id.
 
     Raises:
         SnapshotDamaged: the original is not as it was sealed.
     """
     manifest = snapshots.verify(store / name)
-    content = store / f"{ASIDE}redacted-{name}"
+    content = run.settings.home / f"{ASIDE}redacted"
     shutil.rmtree(content, ignore_errors=True)  # of a run that was killed
     try:
-        shutil.copytree(store / name, content, ignore=lambda folder, names: {MANIFEST, STORE} & set(names) if Path(folder) == store / name else set())
+        storage.fetch(store / name, content)
+        for old in (MANIFEST, STORE):
+            (content / old).unlink()
         with (
-            lmdb.open(str(store / name / STORE), subdir=False, readonly=True, lock=False) as before,
+            _lists(store / name) as reading,
             lmdb.open(str(content / STORE), subdir=False, lock=False, map_size=_MAP_SIZE) as after,
-            before.begin() as reading,
             after.begin(write=True) as writing,
         ):
             for key, value in reading.cursor():
-                if _is_gone(run, key):
+                if _is_gone(run, bytes(key)):
                     run.removed["snapshots: shoppers"] += 1
                 else:
                     writing.put(key, value, append=True)
@@ -167,12 +183,13 @@ def _seal_without(run: Redaction, store: Path, name: str) -> str:
         shutil.rmtree(content, ignore_errors=True)
 
 
-def _write_redis(run: Redaction, folder: Path, state: LiveState, original: str) -> None:
+def _write_redis(run: Redaction, folder: Place, state: LiveState, original: str) -> None:
     """Have the copy's lists in Redis before gateways ask for them, where the original's are."""
     if original not in (state.stable, state.canary, *state.last_good[:1]):
         return
     try:
-        redis_store.write(folder, run.settings.redis)
+        with snapshots.at_hand(folder) as here:
+            redis_store.write(here, run.settings.redis)
     except ServingError as error:
         run.say(f"warning: {error} The rung `stored` is skipped until the next promotion.")
 

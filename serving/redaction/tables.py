@@ -10,9 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pyarrow as pa
@@ -25,7 +23,7 @@ from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.shops import ADAPTERS, landing
 from evershelf.shops.adapter import Adapter, Source
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, Place
 from serving.redaction.found import USER, Redaction
 
 WAITING = "Another run works on this lake; waiting for it to end."
@@ -51,23 +49,23 @@ def delete_old_files(run: Redaction) -> None:
         for name in LAKE_TABLES:
             if not lake.exists(name):
                 continue
-            folder, current = local_path(lake.table_url(name)), {Path(unquote(urlsplit(uri).path)) for uri in lake.open_table(name).file_uris()}
-            for left in folder.glob(f"{ASIDE}*"):  # of a day that was killed
-                shutil.rmtree(left)
-            for path in folder.rglob("*.parquet"):
-                if path in current or "_delta_log" in path.parts:
+            folder, current = storage.at(lake.table_url(name)), set(pa.table(lake.open_table(name).get_add_actions())["path"].to_pylist())
+            for left in storage.glob(folder, f"{ASIDE}*"):  # of a day that was killed
+                storage.remove(left)
+            for within, path in storage.files_below(folder):
+                if within in current or within.startswith("_delta_log/") or not within.endswith(".parquet"):
                     continue
-                columns = [column for column in (USER, "source", RAW) if column in pq.read_schema(path).names]
-                if not all(_kept(run, pq.ParquetFile(path).read(columns), adapter)):
+                file = pq.ParquetFile(io.BytesIO(path.read_bytes()))
+                if not all(_kept(run, file.read([column for column in (USER, "source", RAW) if column in file.schema_arrow.names]), adapter)):
                     path.unlink()
                     run.removed["lake: files of older versions"] += 1
 
 
 def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[date, str], int]]:
     """Yield how many rows each landing day has now: (day, source), rows."""
-    root = local_path(run.settings.url("landing"))
+    root = storage.at(run.settings.url("landing"))
     for source in (source for source in adapter.sources if source.user_column):
-        for folder in sorted((root / source.name).glob(f"{landing.PREFIX}*")):
+        for folder in storage.glob(root / source.name, f"{landing.PREFIX}*"):
             drop_abandoned(folder)
             day = date.fromisoformat(folder.name.removeprefix(landing.PREFIX))
             try:
@@ -77,7 +75,7 @@ def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[da
                 run.problem(f"{source.name} of {day} in landing cannot be read or written ({error}), so nobody knows who is in it. Deliver the day again.")
 
 
-def _redact_landed(run: Redaction, source: Source, path: Path) -> int:
+def _redact_landed(run: Redaction, source: Source, path: Place) -> int:
     """Take the rows of the forgotten out of one file; return how many are left."""
     while True:
         content = path.read_bytes()
@@ -171,10 +169,12 @@ def _changed_days(landed: dict[tuple[date, str], int]) -> list[date]:
 
 def redact_files(run: Redaction) -> None:
     """Write candidates and the models' vectors of shoppers anew; remove what trainings that do not run have prepared."""
-    for place, folder in {"candidates": local_path(run.settings.url("candidates")), "models": local_path(run.settings.url("models"))}.items():
+    for place, folder in {"candidates": storage.at(run.settings.url("candidates")), "models": storage.at(run.settings.url("models"))}.items():
         drop_abandoned(folder)
-        for path in sorted(folder.glob("[!.]*/**/*.parquet")):
-            rows = pq.ParquetFile(path).read()
+        for name, path in storage.files_below(folder):
+            if name.startswith(ASIDE) or not name.endswith(".parquet"):
+                continue
+            rows = pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
             if USER not in rows.column_names or all(kept := run.kept(rows[USER]).to_pylist()):
                 continue
             buffer = io.BytesIO()
@@ -182,17 +182,18 @@ def redact_files(run: Redaction) -> None:
             storage.replace(path, buffer.getvalue())
             path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of the bytes before
             run.removed[place] += kept.count(False)
+    drop_abandoned(run.settings.home)  # where snapshots are built
     for work in (run.settings.home / "training").glob("[!.]*/"):
         with suppress(Timeout), FileLock(work.with_suffix(".lock"), timeout=0):
             shutil.rmtree(work)
             run.removed["training: unfinished work"] += 1
 
 
-def drop_abandoned(folder: Path) -> None:
+def drop_abandoned(folder: Place) -> None:
     """Remove unfinished work that nobody finishes any more."""
-    for left in folder.glob(f"{ASIDE}*"):
+    for left in storage.glob(folder, f"{ASIDE}*"):
         if time.time() - left.stat().st_mtime > ABANDONED.total_seconds():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            storage.remove(left) if left.is_dir() else left.unlink()
 
 
 def published_again(run: Redaction) -> Iterator[tuple[date, date]]:

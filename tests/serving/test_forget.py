@@ -43,7 +43,8 @@ def _know(gateways: list[GatewayProcess], monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_forgotten_shopper_is_a_stranger_at_every_gateway_at_once(shop: Shop, gateway: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.promote(shop.first)
-    one, two = (gateway(name, ready=False, GATEWAY__LOG_POLL="PT60S") for name in ("one", "two"))  # only the call can tell them
+    alone = {"GATEWAY__LOG_POLL": "PT60S", "GATEWAY__SHIP_INTERVAL": "PT60S"}  # only the call can tell them
+    one, two = (gateway(name, ready=False, **alone) for name in ("one", "two"))
     for running in (one, two):
         running.follow()
     _know([one, two], monkeypatch)
@@ -109,7 +110,7 @@ def test_a_full_disk_or_an_unreadable_list_makes_nobody_remembered_again(home: P
         known.add(["a" * 64])
         assert "a" * 64 in known.known and "No space left" in next(iter(known.problems.values()))
     (home / "forgotten").mkdir()
-    monkeypatch.setattr(forgotten, "read", lambda: (_ for _ in ()).throw(OSError("away")))
+    monkeypatch.setattr(forgotten, "read", lambda **_: (_ for _ in ()).throw(OSError("away")))
     known.start(60)
     eventually(lambda: "list of forgotten shoppers" in known.problems)
     assert "a" * 64 in known.known
