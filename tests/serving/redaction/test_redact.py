@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import write_deltalake
 
-from evershelf import forgotten, lake, snapshot
+from evershelf import forgotten, lake, snapshot, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
@@ -192,6 +192,22 @@ def test_killed_at_any_step_the_next_run_does_the_rest(used: Shop, monkeypatch: 
     assert {state.stable, *state.last_good} == set(snapshot.stored_snapshots(used.snapshots))
     assert {row["rows_in"] for row in lake.read("reconciliation").to_pylist()} == {3}
     assert lake.read("events").num_rows == 6
+
+
+def test_it_is_the_same_on_hdfs(used: Shop, hdfs: str, tmp_path: Path) -> None:
+    places = ("landing", "lake", "candidates", "models", "snapshots", "promotions")
+    for place in places:
+        storage.publish(used.home / place, storage.at(f"{hdfs}/{place}"))
+    forgotten.add(tombstone(ANN_INSIDE))
+    run = redact(print, lambda first, last: None)
+    assert _no_redis(run.problems), run.problems
+    for place in places:
+        storage.fetch(storage.at(f"{hdfs}/{place}"), tmp_path / "fetched" / place)
+    assert holding(tmp_path / "fetched", ANN_INSIDE) == set() != holding(tmp_path / "fetched", tiny.USERS[1])
+    assert (run.removed["lake: events"], run.removed["landing: events"], run.days) == (2, 4, [DAY, NEXT])
+    for name in run.snapshots.values():
+        snapshot.verify(storage.at(load_settings().url("snapshots")) / name)
+    assert redact(print, lambda first, last: None).as_json()["removed"] == {}
 
 
 @pytest.mark.parametrize("logs", [False, True], ids=["the log is newer", "the log is as old"])
