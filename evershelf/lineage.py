@@ -12,7 +12,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, at, glob
 
 BUILT = (("models", "lineage.json"), ("candidates", "lineage.json"), ("snapshots", "manifest.json"))  # place, the file in each folder that says from what
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -26,7 +26,7 @@ def references() -> dict[str, dict[int, list[str]]]:
     """
     found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for place, name in BUILT:
-        for path in sorted(local_path(load_settings().url(place)).glob(f"*/{name}")):  # type: ignore[arg-type]  # every place is one
+        for path in glob(at(load_settings().url(place)), f"*/{name}"):  # type: ignore[arg-type]  # every place is one
             if path.parent.name.startswith(ASIDE):
                 continue
             try:

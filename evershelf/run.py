@@ -11,6 +11,8 @@ JOBS = {
     "candidates": "spark_jobs.candidates",
     "build_snapshot": "serving.build_snapshot",
     "maintain_lake": "evershelf.maintain_lake",
+    "redact": "serving.redaction.command",
+    "retention": "evershelf.retention",
 }
 
 
