@@ -11,6 +11,9 @@ from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
 
+# Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
+NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
+
 
 def table_url(name: str) -> str:
     """Return the address of a lake table.

@@ -90,5 +90,9 @@ def lineage(table: str, day: datetime | None, limit: int, as_json: bool) -> None
         click.echo(f"version {commit['version']}, {commit['at']}: {what}; code {commit['code_version'] or 'unknown'}")
         for name, checksum in commit.get("inputs", {}).items():
             click.echo(f"  from {name}  sha256 {checksum}")
+        for name, version in commit.get("tables", {}).items():
+            click.echo(f"  from {name} version {version}")
+        if accuracy := commit.get("accuracy"):
+            click.echo("  accuracy: " + ", ".join(f"{name} {value}" for name, value in accuracy.items()))
         for name in commit["built_from_it"]:
             click.echo(f"  built from it: {name}")

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.errors import InvalidSettings
 
@@ -70,8 +71,26 @@ class ShopSettings(Section):
     bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
 
 
+LANDING = "landing"  # beside the tables' names, in retention_days
+_LANDING_OUTLIVES = 14  # days; a landing day that is run again restates days before it, which need their own landings
+
+
+def _retention(days: dict[str, int]) -> dict[str, int]:
+    if unknown := days.keys() - {*LAKE_TABLES, LANDING}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such table; known are {', '.join((*LAKE_TABLES, LANDING))}")
+    for name in LAKE_TABLES:
+        if LANDING in days and days.get(name, days[LANDING]) + _LANDING_OUTLIVES > days[LANDING]:
+            raise ValueError(f"landing must be kept {_LANDING_OUTLIVES} days longer than every table that is made of it, and {name} is not limited to that")
+    return days
+
+
 class PrivacySettings(Section):
     user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
+    former_user_keys: tuple[SecretStr, ...] = ()  # kept for as long as data of then are: the forgotten had a hash under each
+    tombstone_key: SecretStr = SecretStr("")  # keyed hash of forgotten shoppers' hashes; empty: `<home>/tombstone.key`, made on first use
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
+    # table, or "landing" -> how many days are kept; what is not named is kept for good
+    retention_days: Annotated[dict[str, Annotated[int, Field(ge=30)]], AfterValidator(_retention)] = {}
 
 
 class HdfsSettings(Section):
@@ -218,7 +237,7 @@ class TelemetrySettings(Section):
 class Settings(BaseSettings):
     """All settings. `home` holds everything one installation writes, but for what is shared: that is below `storage_url`, which defaults to the home.
 
-    Landing, lake, snapshots and promotion log may each have an address of their own besides.
+    Landing, lake, snapshots, promotion log and the list of the forgotten may each have an address of their own besides.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -229,6 +248,7 @@ class Settings(BaseSettings):
     lake_url: StorageUrl = ""
     snapshots_url: StorageUrl = ""
     promotions_url: StorageUrl = ""
+    forgotten_url: StorageUrl = ""
     shop: ShopSettings = ShopSettings()
     privacy: PrivacySettings = PrivacySettings()
     hdfs: HdfsSettings = HdfsSettings()
@@ -253,7 +273,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
-    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "models", "candidates"]) -> str:
+    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates"]) -> str:
         """Return the address of a place, without a trailing slash."""
         url = str(getattr(self, f"{place}_url", "")) or (f"{self.storage_url}/{place}" if self.storage_url else (self.home / place).as_uri())
         return url.replace("hdfs://", self.hdfs.root, 1) if url.startswith("hdfs:///") else url

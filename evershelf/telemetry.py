@@ -13,7 +13,7 @@ from evershelf.settings import load_settings
 LAKE_ROWS = "lake.rows.{outcome}"  # counter; outcome: clean, quarantined, deduplicated
 LAKE_DAY_SECONDS = "lake.day"  # timer
 # Moments are gauges in epoch seconds: the alerts compare them with now, and need no counter that was there before.
-LAKE_DAY_AT = "lake.day_at.{outcome}"  # gauge: when a day had this outcome last; published, held
+LAKE_DAY_AT = "lake.day_at.{outcome}"  # gauge: when a day had this outcome last; published, held, closed
 # training and candidates
 TRAINING_EPOCH_SECONDS = "training.epoch"  # timer
 TRAINING_LOSS = "training.loss"  # gauge

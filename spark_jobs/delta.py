@@ -32,7 +32,14 @@ def create_tables(spark: SparkSession) -> None:
     for table in LAKE_TABLES.values():
         if not lake.exists(table.name):
             schema = spark.createDataFrame([], table.spark_schema()).schema.json()
-            DeltaTable.create(lake.table_url(table.name), Schema.from_json(schema), mode="ignore", partition_by=[table.partition], name=table.name)
+            DeltaTable.create(
+                lake.table_url(table.name),
+                Schema.from_json(schema),
+                mode="ignore",
+                partition_by=[table.partition],
+                name=table.name,
+                configuration=lake.NO_BOUNDS,
+            )
 
 
 @dataclass(frozen=True, slots=True)

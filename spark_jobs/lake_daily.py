@@ -8,7 +8,7 @@ is written last and says that the day is done.
 Runs on one lake take turns (a lock beside the tables): neighbouring days rebuild the same `dt`, and on a local file system two drivers could overwrite each
 other's commits.
 
-Exit codes: 0 published, 3 a day was held back (the tables keep what they had).
+Exit codes: 0 published, or the shop was closed; 3 a day was held back (the tables keep what they had).
 """
 
 import json
@@ -51,6 +51,7 @@ from spark_jobs.session import spark_session
 
 HISTORY = timedelta(days=28)  # a source's usual volume is the median over so many days
 SHORTEST_HISTORY = 3  # published days, before which any volume passes
+SAME_WEEKDAYS = 4  # weeks before and after a day in which the same weekday is looked at
 EXPECTED_VALUES = 20  # of a column, before it counts as gone when none of them came, or as retyped when most are of another type
 NO_REASON = ""
 
@@ -94,9 +95,13 @@ class _Held(DayHeldBack):
         self.counts = counts
 
 
+class _Closed(Exception):
+    """The shop was not open on the day: nothing landed, and nothing was to be expected. The message says how that is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayReport:
-    """The outcome of one landing day: published or held, and why; the counts per source."""
+    """The outcome of one landing day: published, held or closed, and why; the counts per source."""
 
     day: date
     outcome: str
@@ -126,26 +131,35 @@ class DayReport:
 
 
 def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
-    """Publish one landing day, or hold it back and say why. Either is recorded in the reconciliation."""
-    settings, started = load_settings(), time.monotonic()
+    """Publish one landing day, or hold it back and say why, when it is this run's turn on the lake. Either is recorded in the reconciliation."""
     with lake.turn(_say_waiting):
-        create_tables(spark)
-        history, found = _Reconciled.around(day, settings), _Found()
-        try:
-            with _prepared(spark, adapter, day, history, found, settings, partial=partial) as ready:
-                for table_files in ready.written:
-                    table_files.publish(ready.about)
-            counts = ready.mine
-            _record(adapter, day, found, counts, why=None)
-            _reconcile(day, ready.later, why=None)
-            report = DayReport(day=day, outcome="published", why=None, seconds=time.monotonic() - started, counts=counts)
-        except _Held as held:
-            _record(adapter, day, found, held.counts, why=held.reason)
-            empty = {source.name: SourceCounts() for source in adapter.sources if source.required}
-            _reconcile(day, {(day, source): one for source, one in {**empty, **held.counts}.items()}, why=held.reason)
-            report = DayReport(day=day, outcome="held", why=held.reason, seconds=time.monotonic() - started, counts=held.counts)
-        finally:
-            spark.catalog.clearCache()
+        return publish_day(spark, adapter, day, partial=partial)
+
+
+def publish_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
+    """Do what `run_day` does for a caller that holds the lake."""
+    settings, started = load_settings(), time.monotonic()
+    create_tables(spark)
+    history, found = _Reconciled.around(day, settings), _Found()
+    nothing = {source.name: SourceCounts() for source in adapter.sources if source.required}
+    try:
+        with _prepared(spark, adapter, day, history, found, settings, partial=partial) as ready:
+            for table_files in ready.written:
+                table_files.publish({**ready.about, "changed": _changed(found, table_files.table.name)})
+        counts = ready.mine
+        _record(adapter, day, found, counts, "published", None)
+        _reconcile(day, ready.later, "published", None)
+        report = DayReport(day=day, outcome="published", why=None, seconds=time.monotonic() - started, counts=counts)
+    except _Held as held:
+        _record(adapter, day, found, held.counts, "held", held.reason)
+        _reconcile(day, {(day, source): one for source, one in {**nothing, **held.counts}.items()}, "held", held.reason)
+        report = DayReport(day=day, outcome="held", why=held.reason, seconds=time.monotonic() - started, counts=held.counts)
+    except _Closed as closed:
+        _record(adapter, day, found, {}, "closed", str(closed))
+        _reconcile(day, {(day, source): one for source, one in nothing.items()}, "closed", str(closed))
+        report = DayReport(day=day, outcome="closed", why=str(closed), seconds=time.monotonic() - started, counts={})
+    finally:
+        spark.catalog.clearCache()
     _measure(report)
     return report
 
@@ -175,11 +189,16 @@ class _Reconciled:
     def held(self) -> set[date]:
         return {landed for (landed, _), row in self.rows.items() if row["outcome"] == "held"}
 
+    def has_published(self, day: date) -> bool:
+        return any(landed == day and row["outcome"] == "published" and row["rows_in"] for (landed, _), row in self.rows.items())
+
     def usual_rows(self, source: str, day: date) -> float | None:
-        rows = [
-            row["rows_in"] for (landed, name), row in self.rows.items() if name == source and landed < day and row["outcome"] == "published" and row["rows_in"]
-        ]
-        return statistics.median(rows) if len(rows) >= SHORTEST_HISTORY else None
+        """Return the median of the days before: of the same weekday where there are enough, since a shop's Sunday is no Monday."""
+        rows = {landed: row["rows_in"] for (landed, name), row in self.rows.items() if name == source and row["outcome"] == "published" and row["rows_in"]}
+        before = {landed: count for landed, count in rows.items() if landed < day}
+        same = [count for landed, count in before.items() if landed.weekday() == day.weekday()]
+        usual = same if len(same) >= SHORTEST_HISTORY else list(before.values())
+        return statistics.median(usual) if len(usual) >= SHORTEST_HISTORY else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,9 +226,10 @@ def _prepared(
     """Read, clean and audit a landing day; its rows lie aside within the block, and are for the caller to publish.
 
     Raises:
-        _Held: a gate is closed.
+        _Held: the day must not be published.
+        _Closed: there is nothing to publish.
     """
-    delivered = _delivered(adapter, day, partial=partial)
+    delivered = _delivered(adapter, day, history, partial=partial)
     reach = settings.lake.restated_days
     wanted = [(day, source.name) for source in delivered] + history.accepted(day, reach)
     read = {name: _family_rows(spark, sources, wanted, settings) for name, sources in families(adapter).items()}
@@ -241,20 +261,65 @@ def _prepared(
         yield _Ready(mine=mine, later=later, written=written, about=about)
 
 
-def _delivered(adapter: Adapter, day: date, *, partial: bool) -> list[Source]:
+def _changed(found: _Found, table: str) -> dict[str, list[int]]:
+    """Return the days of a table that are not what the last run measured of them: day -> rows then and now. What was built from the old ones is stale."""
+    days = sorted(found.measures)
+    known = quality.read_days(days[0], days[-1]) if days else {}
+    changed = {}
+    for day in days:
+        now = found.measures[day].get(table, {"rows": 0})
+        before = known[day].measures.get(table) if day in known else None
+        if now["rows"] if before is None else not _alike(before, now):
+            changed[day.isoformat()] = [before["rows"] if before else 0, now["rows"]]
+    return changed
+
+
+def _alike(before: Measures, now: Measures) -> bool:
+    counts = all(before[name] == now[name] for name in ("rows", "nulls", "spread"))
+    return counts and all(math.isclose(total, now["sums"][name]) for name, total in before["sums"].items())
+
+
+def _delivered(adapter: Adapter, day: date, history: _Reconciled, *, partial: bool) -> list[Source]:
     """Return the sources that delivered something on a day.
 
     Raises:
-        DayHeldBack: one was refused at the door, or a required one is missing.
+        _Closed: nothing did, and the shop's history says that nothing was to be expected.
+        _Held: one was refused at the door, or a required one is missing.
     """
     for source in adapter.sources:
         if refused := landing.rejection(source.name, day):
             raise _Held(day, f"{source.name}: the door refused {refused.file}: {refused.reason}", {})
     delivered = [source for source in adapter.sources if landing.landed_files(source.name, day)]
-    missing = [source.name for source in adapter.sources if source.required and source not in delivered]
-    if not delivered or (missing and not partial):
+    required = [source for source in adapter.sources if source.required]
+    missing = [source.name for source in required if source not in delivered]
+    closed = closed_day(day, landing.landing_days(tuple(source.name for source in required))) if len(missing) == len(required) else None
+    if closed and not delivered and not history.has_published(day):
+        raise _Closed(closed)
+    if not delivered or (missing and not partial and not closed):  # shoppers look around in a closed shop, too: then the gateways deliver
         raise _Held(day, f"no file of {', '.join(missing)} landed" if delivered else "no file landed", {})
     return delivered
+
+
+def closed_day(day: date, landed: Sequence[date]) -> str | None:
+    """Say why nothing was to be expected of a day, by the days on which anything landed; None when something was.
+
+    A weekday on which nothing ever comes is a day on which the shop never opens; a date on which nothing came a year ago, though its
+    week and its weekday delivered, a holiday. Both follow from the landings alone, so the order of runs makes no difference.
+    """
+    if not landed:
+        return None
+    known, first, last = set(landed), min(landed), max(landed)
+    weeks = [day + timedelta(weeks=weeks) for weeks in range(-SAME_WEEKDAYS, SAME_WEEKDAYS + 1) if weeks]
+    same = [other for other in weeks if first <= other <= last]
+    if len(same) >= SHORTEST_HISTORY and not known & set(same):
+        return f"the shop never opens on a {day:%A}: nothing landed on the {len(same)} around it"
+    if (day.month, day.day) != (2, 29):
+        year_ago = day.replace(year=day.year - 1)
+        week = {year_ago + timedelta(days=days) for days in range(-3, 4) if days}
+        weekday = {year_ago + timedelta(weeks=weeks) for weeks in (-2, -1, 1, 2)}
+        if first <= year_ago and year_ago not in known and len(week & known) >= len(week) - 2 and len(weekday & known) >= len(weekday) - 1:
+            return f"the shop is closed on this date: nothing landed on {year_ago} either"
+    return None
 
 
 def _family_rows(spark: SparkSession, sources: Sequence[Source], wanted: Sequence[tuple[date, str]], settings: Settings) -> DataFrame | None:
@@ -371,7 +436,7 @@ def _gate_rows(day: date, written: Iterable[Staged], counts: Mapping[str, Source
         raise _Held(day, "; ".join(wrong), counts)
 
 
-def _record(adapter: Adapter, day: date, found: _Found, counts: Mapping[str, SourceCounts], *, why: str | None) -> None:
+def _record(adapter: Adapter, day: date, found: _Found, counts: Mapping[str, SourceCounts], outcome: str, why: str | None) -> None:
     """Keep what the gates found, beside the lake."""
     sources = {}
     for name, one in counts.items():
@@ -381,7 +446,7 @@ def _record(adapter: Adapter, day: date, found: _Found, counts: Mapping[str, Sou
             "reasons": dict(one.reasons),
             "values": {columns[place]: rows for place, rows in sorted(one.seen.items())},
         }
-    result = {"outcome": "held" if why else "published", "why": why, "code_version": code_version(), "sources": sources, "validations": found.validations}
+    result = {"outcome": outcome, "why": why, "code_version": code_version(), "sources": sources, "validations": found.validations}
     quality.record(day, result, found.measures)
 
 
@@ -442,36 +507,38 @@ def rehearse_day(spark: SparkSession, adapter: Adapter, day: date, rehearsal: Re
     settings, started, found = load_settings(), time.monotonic(), _Found()
     history = _Reconciled({**_Reconciled.around(day, settings).rows, **rehearsal.reconciled})
     counts: Mapping[str, SourceCounts] = {}
-    why = None
+    outcome, why = "published", None
     try:
         with _prepared(spark, adapter, day, history, found, settings, partial=partial, rehearsal=rehearsal) as ready:
             counts = ready.mine
-            for one in ready.written:
-                for dt in one.days:
-                    rehearsal.landings[one.table.name, dt] = set()
-                for dt, _, batches in one.files(["landing_dt"] if one.table.partition == "dt" else []):
+            for one in (one for one in ready.written if one.table.partition == "dt"):
+                rehearsal.landings |= {(one.table.name, dt): set() for dt in one.days}
+                for dt, _, batches in one.files(["landing_dt"]):
                     rehearsal.landings[one.table.name, dt] |= {landed for batch in batches for landed in pc.unique(batch["landing_dt"]).to_pylist()}
             rehearsal.after |= {(name, dt): measures for dt, tables in found.measures.items() for name, measures in tables.items()}
             rehearsal.after["quarantine", day] = {"rows": sum(one.rows_quarantined for one in counts.values()), "sums": {}}
         rehearsal.reconciled |= {key: {"outcome": "published", "rows_in": one.rows_in} for key, one in ready.later.items()}
     except _Held as held:
-        counts, why = held.counts, held.reason
-        rehearsal.reconciled |= {(day, source.name): {"outcome": "held", "rows_in": 0} for source in adapter.sources if source.required}
+        counts, outcome, why = held.counts, "held", held.reason
+    except _Closed as closed:
+        outcome, why = "closed", str(closed)
     finally:
         spark.catalog.clearCache()
-    return DayReport(day=day, outcome="held" if why else "published", why=why, seconds=time.monotonic() - started, counts=counts)
+    if why:
+        rehearsal.reconciled |= {(day, source.name): {"outcome": outcome, "rows_in": 0} for source in adapter.sources if source.required}
+    return DayReport(day=day, outcome=outcome, why=why, seconds=time.monotonic() - started, counts=counts)
 
 
-def _reconcile(day: date, counts: Counts, *, why: str | None) -> None:
+def _reconcile(day: date, counts: Counts, outcome: str, why: str | None) -> None:
     """Record the outcome of a landing day, and what it changed for the ones after it, in one commit."""
     rows = [
         {
             "landing_dt": landed,
             "source": source,
-            "outcome": "held" if why else "published",
+            "outcome": outcome,
             "why": why,
             "rows_in": one.rows_in,
-            "rows_clean": 0 if why else one.rows_clean,
+            "rows_clean": one.rows_clean if outcome == "published" else 0,
             "rows_quarantined": one.rows_quarantined,
             "rows_deduplicated": one.rows_deduplicated,
             "reasons": list(one.reasons.items()),
@@ -546,7 +613,7 @@ def main(single: datetime | None, first: datetime | None, last: datetime | None,
                 if dry_run:
                     reports.append(rehearse_day(spark, adapter, due, rehearsal, partial=partial))
                 else:
-                    reports.append(run_day(spark, adapter, due, partial=partial))
+                    reports.append(publish_day(spark, adapter, due, partial=partial))
                 click.echo(_line(reports[-1], dry_run), err=as_json)
         changes = rehearsal.changes()
         spark.stop()
@@ -577,6 +644,8 @@ def _line(report: DayReport, dry_run: bool) -> str:
     about, would = report.as_json(), "would be " if dry_run else ""
     if report.outcome == "held":
         return f"{report.day} {would}held back after {report.seconds:.1f} s: {report.why}"
+    if report.outcome == "closed":
+        return f"{report.day} {would}left out: {report.why}"
     reasons = ", ".join(f"{reason} {rows}" for reason, rows in sorted(about["reasons"].items(), key=lambda item: -item[1]))
     return (
         f"{report.day} {would}published in {report.seconds:.1f} s: {about['rows_in']} rows in = {about['rows_clean']} clean"

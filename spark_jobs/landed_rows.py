@@ -82,12 +82,14 @@ def _read_json(spark: SparkSession, source: Source, paths: Sequence[Place]) -> D
 
 
 def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Place]) -> DataFrame:
-    files = []
+    headers: dict[tuple[str, ...], list[str]] = {}
     for path in paths:  # each by its own header: an inferred one would cost a job, a fixed one would mistake a missing column for the next
         with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file))
+            headers.setdefault(tuple(next(csv.reader(file))), []).append(str(path))
+    files = []
+    for header, same in headers.items():
         schema = ", ".join(f"`{name}` string" for name in header)
-        frame = spark.read.csv(str(path), schema=schema, header=True, multiLine=True, escape='"')
+        frame = spark.read.csv(same, schema=schema, header=True, multiLine=True, escape='"')
         files.append(frame.select(*(F.col(f"`{name}`") if name in header else F.lit(None).cast("string").alias(name) for name in [*source.columns, NO_LINE])))
     return reduce(DataFrame.unionByName, files).withColumn("raw", F.to_json(F.struct(*source.columns, NO_LINE)))
 

@@ -14,6 +14,7 @@ from evershelf.errors import CommandFailed
 from evershelf.quality import store
 from evershelf.quality.docs import build_docs
 from evershelf.quality.drift import WINDOW
+from evershelf.quality.stale import stale
 from evershelf.quality.store import DayQuality
 
 
@@ -21,24 +22,28 @@ from evershelf.quality.store import DayQuality
 @click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="One day in full; default: a line for each of the newest days.")
 @click.option("--days", type=click.IntRange(1), default=14, show_default=True, help="How many of the newest days.")
 @click.option("--docs", type=click.Path(file_okay=False, path_type=Path), help="Write Great Expectations' pages (Data Docs) of these days into this folder.")
-@click.option("--json", "as_json", is_flag=True, help='One object: {"days": [...], "docs": ...}.')
+@click.option("--json", "as_json", is_flag=True, help='One object: {"days": [...], "stale": [...], "docs": ...}.')
 def quality(day: datetime | None, days: int, docs: Path | None, as_json: bool) -> None:
     """Show what the checks of the newest days found, and where a day differs from the four weeks before it.
 
-    A difference is a warning: it never stops a day.
+    A difference is a warning: it never stops a day. Below them stands what was built from days that have changed since: models, candidates and snapshots.
     """
     found = list((store.read_days(day.date(), day.date()) if day else store.newest_days(days)).values())
     if not found:
         raise CommandFailed("Nothing is known of these days; no run of `evershelf run lake_daily` has looked at them. Nothing was changed.")
-    page = build_docs(found, docs) if docs else None
+    page, old = build_docs(found, docs) if docs else None, stale()
     if as_json:
-        click.echo(json.dumps({"days": [_as_json(one, whole=day is not None) for one in found], "docs": str(page) if page else None}))
+        shown = [_as_json(one, whole=day is not None) for one in found]
+        click.echo(json.dumps({"days": shown, "stale": msgspec.to_builtins(old), "docs": str(page) if page else None}))
         return
     if day:
         _show(found[0])
     else:
         lines = [_line(one) for one in found]
         sql.show(pa.Table.from_pylist(lines), limit=len(lines))
+    for one in old:
+        changed = "; ".join(f"{table} {', '.join(f'{dt} ({was} -> {now} rows)' for dt, (was, now) in days.items())}" for table, days in one.changed.items())
+        click.echo(f"stale: {one.kind} {one.id}, built before these days changed: {changed}")
     if page:
         click.echo(f"Data Docs: {page}")
 

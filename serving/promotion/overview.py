@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def look() -> Overview:
         models=models,
         rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
         quality=_expected_quality(store, state.stable),
-        figures=figures(statuses, store, state.stable, settings.gateway.deadline, tables),
+        figures=figures(statuses, store, state.stable, settings.gateway.deadline, tables, state.current),
         problems=problems,
     )
 
@@ -132,8 +132,19 @@ class Figures:
     table_health: dict[str, str | None]
 
 
-def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadline: timedelta, tables: Mapping[str, "TableState"]) -> Figures:
-    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
+def figures(
+    statuses: Sequence[Status],
+    store: Place,
+    stable: str | None,
+    deadline: timedelta,
+    tables: Mapping[str, "TableState"],
+    current: Callable[[str], str] = str,
+) -> Figures:
+    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is.
+
+    Args:
+        current: what a snapshot that answered is called now; a redacted one is stored under the name of its copy.
+    """
     valid, in_time, quality = sum(status.requests + status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
@@ -141,7 +152,7 @@ def figures(statuses: Sequence[Status], store: Place, stable: str | None, deadli
             within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
             in_time += sum(answers.latency_ms.counts[:within])
             try:
-                of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
+                of_rung = snapshots.read_manifest(store / current(snapshot_id)).rung_quality
             except (SnapshotDamaged, StorageError):
                 measured = False  # its quality is not known here
                 continue

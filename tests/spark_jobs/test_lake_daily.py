@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.pseudonyms import pseudonym
 from evershelf.quality import store as quality
+from evershelf.quality.stale import Stale, stale
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.simulator import simulate
 from evershelf.tables import replicas
+from spark_jobs import lake_daily
 from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
+from spark_jobs.landed_rows import filled, judged_rows, read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -337,6 +340,74 @@ def test_a_driver_that_waits_for_another_run_has_not_started_spark(home: Path) -
         finally:
             os.killpg(driver.pid, signal.SIGKILL)
             driver.wait()
+
+
+def test_a_weekday_on_which_nothing_ever_comes_is_closed_and_another_gap_is_an_outage() -> None:
+    first = date(2026, 1, 5)  # a Monday
+    days = [first + timedelta(days=number) for number in range(603)]  # to 2027-08-30
+    holiday = date(2026, 8, 31)
+    landed = [day for day in days if day.weekday() != 6 and day != holiday]
+    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 3, 1), landed))
+    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 1, 25), [day for day in landed if day < date(2026, 2, 20)]))
+    assert lake_daily.closed_day(date(2026, 1, 18), [day for day in landed if day < date(2026, 1, 18)]) is None  # one Sunday alone says nothing
+    assert lake_daily.closed_day(holiday, landed) is None  # the first time, nobody can know
+    assert "closed on this date: nothing landed on 2026-08-31" in str(lake_daily.closed_day(date(2027, 8, 31), landed))
+    assert lake_daily.closed_day(date(2027, 8, 30), landed) is None  # a year ago it was a Sunday
+
+
+def test_a_closed_day_is_recorded_and_stops_nothing(run: Callable[..., DayReport]) -> None:
+    weeks = [MONDAY + timedelta(weeks=number) for number in range(5)]
+    for day in weeks[:2]:  # nothing came on the Tuesdays between
+        land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(5)])
+    (landing.landing_folder("events", weeks[-1])).mkdir(parents=True)  # and more came later
+    report = run(weeks[1] + timedelta(days=1))
+    assert (report.outcome, report.why) == ("closed", "the shop never opens on a Tuesday: nothing landed on the 3 around it")
+    row = lake.read("reconciliation", filters=[("source", "=", "events")]).to_pylist()[0]
+    assert (row["outcome"], row["rows_in"], row["why"]) == ("closed", 0, report.why)
+    assert run(weeks[3]).outcome == "held"  # on Mondays it opens
+
+
+def test_a_days_volume_is_held_against_its_own_weekday() -> None:
+    rows = {(MONDAY - timedelta(days=back), "events"): {"outcome": "published", "rows_in": 10 if back % 7 == 0 else 1000} for back in range(1, 29)}
+    history = lake_daily._Reconciled(rows)
+    assert history.usual_rows("events", MONDAY) == 10
+    assert history.usual_rows("events", TUESDAY) == 1000
+    assert lake_daily._Reconciled(dict(list(rows.items())[:8])).usual_rows("events", MONDAY) == 1000  # one Monday is no history
+
+
+@pytest.mark.parametrize(("day", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25)])
+def test_the_days_on_which_the_clocks_change_have_23_and_25_hours(home: Path, spark: SparkSession, day: date, hours: int) -> None:
+    first = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=6)
+    moments = [first + timedelta(minutes=15 * number) for number in range(4 * 36)]
+    land("events", day + timedelta(days=1), [event(number, day, event_time=f"{moment:%Y-%m-%dT%H:%M:%SZ}") for number, moment in enumerate(moments)])
+    source, settings = ADAPTERS["simulator"].source("events"), load_settings()
+    rows = read_rows(spark, source, {day + timedelta(days=1): landing.landed_files("events", day + timedelta(days=1))})
+    found = {row["dt"]: row["count"] for row in judged_rows(rows, source, settings).where("reason IS NULL").groupBy("dt").count().collect()}
+    assert found[day] == 4 * hours
+    assert sum(found.values()) == len(moments)
+    lines = ADAPTERS["online_retail"].source("lines").typed  # the shop's own clock skips an hour, or shows one twice
+    local = [f"{day} {hour:02}:30:00" for hour in range(24)]
+    frame = spark.createDataFrame([(moment,) for moment in local], "InvoiceDate string")
+    typed = frame.selectExpr(*(f"{filled(lines[name], settings)} AS {name}" for name in ("dt", "at"))).collect()
+    assert {row["dt"] for row in typed} == {day}
+    assert len({row["at"] for row in typed}) == (23 if hours == 23 else 24)
+
+
+def test_what_was_built_before_a_day_changed_is_listed_as_stale(run: Callable[..., DayReport], home: Path) -> None:
+    land_day(MONDAY, [event(1, MONDAY)])
+    run(MONDAY)
+    built = {"tables": lake.versions(["events", "products"]), "data_as_of": f"{MONDAY}"}
+    folder = home / "candidates" / "old"
+    folder.mkdir(parents=True)
+    (folder / "lineage.json").write_text(json.dumps(built))
+    run(MONDAY)  # another version with the same rows
+    assert stale() == []
+    land_day(TUESDAY, [event(2, TUESDAY), event(3, MONDAY)])
+    run(TUESDAY)
+    assert stale() == [Stale("candidates", "old", {"events": {f"{MONDAY}": (1, 2)}})]
+    built["tables"] = lake.versions(["events", "products"])
+    (folder / "lineage.json").write_text(json.dumps(built))
+    assert stale() == []
 
 
 RETAIL = """InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
