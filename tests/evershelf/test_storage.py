@@ -126,6 +126,8 @@ def test_turns_are_taken_one_after_the_other(shared: Place) -> None:
             order.append("second")
 
     with storage.turn(shared / "lock", lambda: order.append("nobody is there to wait for")):
+        with storage.turn(shared / "lock", lambda: order.append("one does not wait for oneself")):
+            pass
         other = threading.Thread(target=second)
         other.start()
         assert waited.wait(20)

@@ -48,7 +48,7 @@ def test_events_land_as_the_contract_says_and_without_the_raw_id(shop: Shop, gat
         _event(3, type="impression", propensity=0.5, slate=["i01"], arm="stable", rung="live"),
     ]
     assert running.client.post("/v1/events", json=sent).json() == {"accepted": 3}
-    eventually(lambda: running.status()["events"] == {"accepted": 3, "shipped": 3, "waiting": 0})
+    eventually(lambda: running.status()["events"] == {"accepted": 3, "shipped": 3, "waiting": 0, "shed": 0})
     landed = _landed(shop)
     assert [event["event_id"] for event in landed] == ["e1", "e2", "e3"]
     assert set(landed[0]) == EVENTS.columns.keys() - {"landing_dt", "dt"}
@@ -125,7 +125,7 @@ def test_events_wait_on_this_disk_while_landing_is_away(shop: Shop, gateway: Sta
     running = gateway(GATEWAY__SHIP_INTERVAL="PT0.1S")
     running.client.post("/v1/events", json=[_event(1)])
     assert running.recommend(RAW)["items"]
-    assert running.status()["events"] == {"accepted": 1, "shipped": 0, "waiting": 1}
+    assert running.status()["events"] == {"accepted": 1, "shipped": 0, "waiting": 1, "shed": 0}
     running.stop()
     landing.unlink()
     again = gateway(GATEWAY__SHIP_INTERVAL="PT0.1S")
