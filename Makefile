@@ -38,4 +38,4 @@ lock: setup
 	@scripts/lock.sh
 
 clean:
-	rm -rf .evershelf .venv .setup deploy/jars/target build
+	rm -rf .evershelf .venv .setup deploy/*/target build

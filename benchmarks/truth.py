@@ -3,6 +3,9 @@
 Makes its own days, trains on them and builds a snapshot with the real commands, then asks every rung of that snapshot for every shopper. An answer is worth
 the clicks that the simulator's truth expects of it. Peers of the model: popularity, and item-kNN over the snapshot's own neighbour lists.
 
+The shoppers stand for those who ask: accounts that came in the validation days, and as large a share of accounts that the snapshot does not know as there
+were newcomers in those days.
+
     evershelf bench truth, or python -m benchmarks.truth --days 8 --seed 11 --home DIR (kept, and measured again when it is there)
 """
 
@@ -20,8 +23,10 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from rich.console import Console
 
+from evershelf import lake
 from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.rungs import RUNGS
 from evershelf.demo.work import Workshop, clean_environment
@@ -93,36 +98,53 @@ async def measure(home: Path) -> dict[str, Any]:
     morning = datetime.combine(date.fromisoformat(store.data_as_of) + timedelta(days=1), datetime.min.time(), UTC).timestamp() + 9 * 3600
     ladders = {name: Ladder([source() for source in sources]) for name, sources in LADDERS.items()}
     worth: dict[str, list[float]] = {name: [] for name in (*ladders, "item_knn")}
-    known = []
+    came, newcomers = _who_came(store)
+    known, weight = [], np.zeros(len(truth.user_ids))
     for row, user_id in enumerate(truth.user_ids):
         question = Question(store, "recommend", K, morning, pseudonym(str(user_id)))
         last = store.item(int(question.history.items[-1])).item_id if len(question.history.items) else None
         known.append(last is not None)
+        weight[row] = not known[-1] or question.user in came
         answers = {name: (await ladder.answer(question, time.monotonic() + 60))[0] for name, ladder in ladders.items()}
         answers["item_knn"] = _nearest(question)
         for name, ranked in answers.items():
             shown = [store.item(number).item_id for number in slate.fill(question, ranked).numbers[:K].tolist()]
             worth[name].append(float(chances(truth, row, shown, last).sum()))
-    gains = {name: np.array(values) for name, values in worth.items()}
+    gains, knows = {name: np.array(values) for name, values in worth.items()}, np.array(known)
+    for group, share in ((knows, 1 - newcomers), (~knows, newcomers)):
+        weight[group] *= share / max(weight[group].sum(), 1.0)
     expected = store.manifest.rung_quality
     rungs: dict[str, dict[str, Any]] = {}
     for name, gain in gains.items():
-        true, interval = _ratio(gain, gains["live"])
+        true, interval = _ratio(gain, gains["live"], weight)
         for rung in TWINS.get(name, ()):
             error = round(expected[rung] / true - 1, 4)
             rungs[rung] = {"truth": true, "interval95": interval, "expected": expected[rung], "error": error}
     ordered = [rungs[rung]["truth"] for rung in RUNGS]
     return {
         "snapshot_id": store.snapshot_id,
-        "shoppers": len(gains["live"]),
-        "known": sum(known),
-        "clicks_per_answer": {name: round(float(gain.mean()), 4) for name, gain in gains.items()},
+        "shoppers": int((weight > 0).sum()),
+        "newcomers": round(newcomers, 4),
+        "clicks_per_answer": {name: round(float(gain @ weight), 4) for name, gain in gains.items()},
         "rungs": {rung: rungs[rung] for rung in RUNGS},
         "largest_error": max(abs(rung["error"]) for rung in rungs.values()),
         "ordered": ordered == sorted(ordered, reverse=True),
-        "against": {peer: _difference(gains["live"], gains[peer]) for peer in ("popular", "item_knn")},
+        "against": {peer: _difference(gains["live"], gains[peer], weight) for peer in ("popular", "item_knn")},
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _who_came(store: SnapshotStore) -> tuple[set[str], float]:
+    """Return the pseudonyms of the accounts that came in the validation days, and the share of them that had never done anything before."""
+    split = date(1970, 1, 1) + timedelta(days=int(store.manifest.lineage["model"]["trained_before"]))
+
+    def accounts(*filters: tuple[str, str, Any]) -> set[str]:
+        users: set[str | None] = set(pc.unique(lake.read("events", ["user_id"], filters=list(filters))["user_id"]).to_pylist())
+        return {user for user in users if user}
+
+    came = accounts(("dt", ">=", split), ("type", "=", "impression"))
+    did = accounts(("dt", "<", split), ("type", "in", ["click", "view", "cart", "purchase"]))
+    return came, len(came - did) / len(came)
 
 
 def _nearest(question: Question) -> Ranked:
@@ -137,18 +159,18 @@ def _nearest(question: Question) -> Ranked:
     return question.allowed(Ranked(np.array(best, np.uint32), np.array([score[number] for number in best], np.float32)))
 
 
-def _ratio(gain: Gains, live: Gains) -> tuple[float, list[float]]:
-    """Return the ratio of two means over the same shoppers and its 95 % interval."""
-    times = _times(len(live))
+def _ratio(gain: Gains, live: Gains, weight: Gains) -> tuple[float, list[float]]:
+    """Return the ratio of two weighted means over the same shoppers and its 95 % interval."""
+    times = _times(len(live)) * weight
     edges = np.quantile((times @ gain) / (times @ live), (0.025, 0.975))
-    return round(float(gain.mean() / live.mean()), 4), [round(float(edge), 4) for edge in edges]
+    return round(float((weight @ gain) / (weight @ live)), 4), [round(float(edge), 4) for edge in edges]
 
 
-def _difference(live: Gains, other: Gains) -> dict[str, Any]:
-    """Return the mean difference of clicks per answer and its 95 % interval."""
-    difference = live - other
-    low, high = np.quantile(_times(len(live)) @ difference / len(live), (0.025, 0.975))
-    return {"difference": round(float(difference.mean()), 4), "interval95": [round(float(low), 4), round(float(high), 4)], "wins": bool(low > 0)}
+def _difference(live: Gains, other: Gains, weight: Gains) -> dict[str, Any]:
+    """Return the weighted mean difference of clicks per answer and its 95 % interval."""
+    difference, times = live - other, _times(len(live)) * weight
+    low, high = np.quantile(times @ difference / times.sum(axis=1), (0.025, 0.975))
+    return {"difference": round(float(weight @ difference), 4), "interval95": [round(float(low), 4), round(float(high), 4)], "wins": bool(low > 0)}
 
 
 def _times(shoppers: int) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ COMMANDS = {
     "down": ("evershelf.stack.commands:down", "Stop what `up` started."),
     "demo": ("evershelf.demo.commands:demo", "Go round the whole circle, break things, report."),
     "shoppers": ("evershelf.demo.live_shoppers:shoppers", "Let simulated shoppers use the gateways, and say what they got."),
-    "run": ("evershelf.run:run", "Run one data job: lake_daily, candidates, build_snapshot, maintain_lake."),
+    "run": ("evershelf.run:run", "Run one data job: lake_daily, interests, candidates, build_snapshot, maintain_lake, redact, retention."),
     "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
     "dictionary": ("evershelf.dictionary:command", "Print every table and column with its meaning, unit, checks and source."),
     "lineage": ("evershelf.lineage:lineage", "Show what a table's day was made of, by which code, and what was built from it."),
@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": ("serving.gateway.commands:serve", "Start a gateway."),
     "model-server": ("serving.model_server.commands:model_server", "Start the TensorFlow Serving stand-in."),
     "bench": ("evershelf.bench:bench", "Measure, each time beside a named peer."),
+    "forget": ("serving.forget:command", "Forget a shopper: at the gateways at once, in what is stored with the next `run redact`."),
     "quarantine": ("evershelf.quarantine:quarantine", "Look at rows that broke a contract, repair and replay them."),
     "quality": ("evershelf.quality.commands:quality", "Show what the checks of each day found, and where a day differs from the weeks before."),
 }

@@ -67,8 +67,9 @@ def examine() -> Iterator[Finding]:
         ("statsd_exporter", "monitoring"),
     ):
         yield _try(program, purpose, setup, lambda program=program: find_program(program))  # type: ignore[misc]  # mypy does not infer defaults of lambdas
-    jars = sorted((CHECKOUT / "deploy" / "jars" / "target" / "jars").glob("delta-*.jar"))
-    yield Finding("Delta jars", bool(jars), f"{len(jars)} files", "lake, candidates", "" if jars else setup)
+    for name, folder, purpose in (("delta", "jars", "lake, candidates"), ("hadoop", "hdfs", "the HDFS of the local stack")):
+        jars = sorted((CHECKOUT / "deploy" / folder / "target" / "jars").glob(f"{name}-*.jar"))
+        yield Finding(f"{name.capitalize()} jars", bool(jars), f"{len(jars)} files", purpose, "" if jars else setup)
     for role, module in (("gateway", "lmdb"), ("spark", "pyspark"), ("training", "tensorflow"), ("airflow", "airflow"), ("stack", "supervisor")):
         there = find_spec(module) is not None
         yield Finding(

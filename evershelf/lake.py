@@ -1,16 +1,18 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from filelock import FileLock, Timeout
 
+from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
-from evershelf.storage import local_path
+
+# Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
+NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
 
 
 def table_url(name: str) -> str:
@@ -25,19 +27,30 @@ def table_url(name: str) -> str:
 
 
 def exists(name: str) -> bool:
-    return DeltaTable.is_deltatable(table_url(name))
+    """Return whether anything was published to a table.
+
+    Raises:
+        StorageError: its storage does not answer.
+    """
+    url = table_url(name)
+    try:
+        return bool(DeltaTable.is_deltatable(url))
+    except OSError as error:
+        why = " ".join(str(error).split())
+        raise StorageError(
+            f"{url} cannot be looked at ({why}). Nothing was read, and what is live stays live. Look at its storage, then do it again."
+        ) from None
 
 
 def open_table(name: str, version: int | None = None) -> DeltaTable:
     """Open a lake table, at a version when one is given.
 
     Raises:
-        StorageError: nothing was published to it yet.
+        StorageError: nothing was published to it yet, or its storage does not answer.
     """
-    url = table_url(name)
-    if not DeltaTable.is_deltatable(url):
+    if not exists(name):
         raise StorageError(f"The lake has no table {name} yet. Nothing was read; publish a day first with `evershelf run lake_daily`.")
-    return DeltaTable(url, version=version)
+    return DeltaTable(table_url(name), version=version)
 
 
 def read(name: str, columns: list[str] | None = None, filters: Iterable[tuple[str, str, object]] = (), version: int | None = None) -> pa.Table:
@@ -54,18 +67,6 @@ def versions(names: Iterable[str]) -> dict[str, int]:
     return {name: open_table(name).version() for name in names}
 
 
-@contextmanager
-def turn(waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lake for one writer at a time; `waiting` is called once if another holds it."""
-    root = local_path(load_settings().url("lake"))
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".lake_daily.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        waiting()
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def turn(waiting: Callable[[], None]) -> AbstractContextManager[None]:
+    """Hold the lake for one writer at a time; `waiting` is called once if another process holds it. Who holds it may ask again."""
+    return storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", waiting)

@@ -12,7 +12,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, at, glob
 
 BUILT = (("models", "lineage.json"), ("candidates", "lineage.json"), ("snapshots", "manifest.json"))  # place, the file in each folder that says from what
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -26,7 +26,7 @@ def references() -> dict[str, dict[int, list[str]]]:
     """
     found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for place, name in BUILT:
-        for path in sorted(local_path(load_settings().url(place)).glob(f"*/{name}")):  # type: ignore[arg-type]  # every place is one
+        for path in glob(at(load_settings().url(place)), f"*/{name}"):  # type: ignore[arg-type]  # every place is one
             if path.parent.name.startswith(ASIDE):
                 continue
             try:
@@ -90,5 +90,9 @@ def lineage(table: str, day: datetime | None, limit: int, as_json: bool) -> None
         click.echo(f"version {commit['version']}, {commit['at']}: {what}; code {commit['code_version'] or 'unknown'}")
         for name, checksum in commit.get("inputs", {}).items():
             click.echo(f"  from {name}  sha256 {checksum}")
+        for name, version in commit.get("tables", {}).items():
+            click.echo(f"  from {name} version {version}")
+        if accuracy := commit.get("accuracy"):
+            click.echo("  accuracy: " + ", ".join(f"{name} {value}" for name, value in accuracy.items()))
         for name in commit["built_from_it"]:
             click.echo(f"  built from it: {name}")

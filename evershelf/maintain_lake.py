@@ -9,6 +9,7 @@ Takes turns with lake_daily.
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import click
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import FileType
+from pyarrow.fs import FileInfo, FileType
 
 from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
@@ -27,7 +28,10 @@ from evershelf.settings import load_settings
 from evershelf.version import code_version
 
 SMALL = 64 << 20  # bytes; smaller files of one partition are put together
-KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}  # Delta cuts its log after 30 days otherwise, and with it the way back
+PROPERTIES = {
+    "delta.enableExpiredLogCleanup": "false",  # Delta cuts its log after 30 days otherwise, and with it the way back
+    "delta.dataSkippingNumIndexedCols": "0",  # else the log names the first and the last shopper of each new file, and keeps them when they are forgotten
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class Maintained:
     """What was done to a table, or would be done.
 
     small_files: of partitions that have more than one, put together. files, bytes: deleted. kept: versions kept for what was built from them; gone: those of
-    them that could not be kept, because they were gone before. oldest: the oldest kept version and what needs it.
+    them of which a file was gone before, such as one that held a forgotten shopper. oldest: the oldest kept version and what needs it.
     """
 
     table: str
@@ -62,15 +66,16 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
     table = lake.open_table(name)
     small = _small_files(table, LAKE_TABLES[name].partition)
     if not dry_run:
-        if table.metadata().configuration.items() & KEEP_LOG.items() != KEEP_LOG.items():
-            table.alter.set_table_properties(KEEP_LOG, commit_properties=_about("keep the whole log"))
+        if not PROPERTIES.items() <= table.metadata().configuration.items():
+            table.alter.set_table_properties(PROPERTIES, commit_properties=_about("properties"))
         for day in small:  # one commit per partition: a reader of another day is not disturbed, and a kill loses one day's work
             table.optimize.compact([(LAKE_TABLES[name].partition, "=", day)], target_size=SMALL, commit_properties=_about("compact"))
+    look = DeltaStorageHandler.from_table(table._table).get_file_info
     files_of = {version: _files(name, version) for version in sorted(users)}
-    kept = [version for version, files in files_of.items() if files is not None]
+    there = _sizes(look, set[str]().union(*(files or () for files in files_of.values())))
+    kept = [version for version, files in files_of.items() if files is not None and files <= there.keys()]
     # Delta names what its log says was removed, also what a vacuum took before
-    listed = DeltaStorageHandler.from_table(table._table).get_file_info(_vacuum(table, kept, dry_run=True))
-    doomed = {info.path: info.size for info in listed if info.type == FileType.File}
+    doomed = _sizes(look, _vacuum(table, kept, dry_run=True))
     if taken := doomed.keys() & {path for version in kept for path in files_of[version] or ()}:
         raise CommandFailed(f"{name}: deleting would take {len(taken)} files of versions that are kept, such as {min(taken)}. Nothing was deleted of it.")
     if doomed and not dry_run:
@@ -81,7 +86,7 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
         files=len(doomed),
         bytes=sum(doomed.values()),
         kept=kept,
-        gone=[version for version, files in files_of.items() if files is None],
+        gone=[version for version in files_of if version not in kept],
         oldest=f"version {kept[0]} for {', '.join(users[kept[0]])}" if kept else None,
     )
 
@@ -95,12 +100,16 @@ def _small_files(table: DeltaTable, partition: str) -> dict[str, int]:
 
 
 def _files(name: str, version: int) -> set[str] | None:
-    """Return the files of a version; None when it is gone already."""
+    """Return the files of a version; None when its log is gone."""
     try:
-        table = lake.open_table(name, version)
-        return set(pa.table(table.get_add_actions())["path"].to_pylist())
+        return set(pa.table(lake.open_table(name, version).get_add_actions())["path"].to_pylist())
     except Exception:  # of several kinds, from Rust
         return None
+
+
+def _sizes(look: Callable[[list[str]], list[FileInfo]], paths: Iterable[str]) -> dict[str, int]:
+    """Return the bytes of those files that are there."""
+    return {info.path: info.size for info in look(list(paths)) if info.type == FileType.File}
 
 
 def _vacuum(table: DeltaTable, kept: list[int], *, dry_run: bool) -> list[str]:

@@ -1,20 +1,19 @@
 """Where trained models lie, and which of them are blessed."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, Place, at
 
 
-def models_folder() -> Path:
-    return local_path(load_settings().url("models"))
+def models_folder() -> Place:
+    return at(load_settings().url("models"))
 
 
-def model_folder(model_id: str) -> Path:
+def model_folder(model_id: str) -> Place:
     """Return the folder of a finished model.
 
     Raises:
@@ -37,7 +36,7 @@ def finished_models() -> list[str]:
     if not folder.is_dir():
         return []
     found = [child for child in folder.iterdir() if not child.name.startswith(ASIDE) and (child / "evaluation.json").is_file()]
-    return [child.name for child in sorted(found, key=lambda child: (child.name[:10], child.stat().st_mtime_ns), reverse=True)]
+    return [child.name for child in sorted(found, key=lambda child: (child.name[:10], child.stat().st_mtime), reverse=True)]
 
 
 def newest_blessed() -> str | None:

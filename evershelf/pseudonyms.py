@@ -11,11 +11,9 @@ from evershelf.settings import load_settings
 
 
 @cache
-def _key() -> bytes:
-    settings = load_settings()
-    if configured := settings.privacy.user_key.get_secret_value():
-        return configured.encode()
-    return shared_secret("user.key").encode()
+def _key(name: str) -> bytes:
+    configured: str = getattr(load_settings().privacy, f"{name}_key").get_secret_value()
+    return (configured or shared_secret(f"{name}.key")).encode()
 
 
 def shared_secret(name: str) -> str:
@@ -28,4 +26,19 @@ def shared_secret(name: str) -> str:
 
 def pseudonym(user_id: str) -> str:
     """Return the keyed hash (HMAC-SHA-256, 32 hex digits) that stands for a shopper's id everywhere behind the door."""
-    return hmac.new(_key(), user_id.encode(), hashlib.sha256).hexdigest()[:32]
+    return _hashed(_key("user"), user_id)
+
+
+def pseudonyms_ever(user_id: str) -> list[str]:
+    """Return the pseudonym of an id, and those that it had under former keys."""
+    former = (key.get_secret_value().encode() for key in load_settings().privacy.former_user_keys)
+    return [pseudonym(user_id), *(_hashed(key, user_id) for key in former)]
+
+
+def tombstone(pseudonym: str) -> str:
+    """Return the name of a forgotten shopper's tombstone (64 hex digits): a hash of the pseudonym under a key of its own, for not even the pseudonym stays."""
+    return hmac.digest(_key("tombstone"), pseudonym.encode(), "sha256").hex()
+
+
+def _hashed(key: bytes, user_id: str) -> str:
+    return hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:32]

@@ -12,6 +12,7 @@ import msgspec
 
 from evershelf import lake, sql
 from evershelf.errors import CommandFailed
+from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, landing
@@ -106,7 +107,7 @@ def reasons(day: date) -> dict[str, int]:
 def repair(day: date, lines: Iterable[bytes]) -> int:
     """Keep corrections of a landing day's quarantined rows beside its files; return how many rows they are about.
 
-    Raw ids of shoppers in them become keyed hashes, as at the door.
+    Raw ids of shoppers in them become keyed hashes, and free text is masked, as at the door.
 
     Raises:
         CommandFailed: a line is no correction, names no quarantined or repaired row, or a column that its source does not have; nothing was kept.
@@ -133,6 +134,7 @@ def repair(day: date, lines: Iterable[bytes]) -> int:
         values = dict(correction.set)
         if user := values.get(source.user_column):
             values[source.user_column] = pseudonym(str(user))
+        values |= {name: masked(str(values[name])) for name in source.free_text if values.get(name)}
         kept.setdefault(source.name, {}).setdefault(raw_hash, {}).update(values)
     for name, repaired in kept.items():
         landing.correct(name, day, repaired)

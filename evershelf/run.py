@@ -7,9 +7,12 @@ import click
 
 JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
+    "interests": "spark_jobs.interests",
     "candidates": "spark_jobs.candidates",
     "build_snapshot": "serving.build_snapshot",
     "maintain_lake": "evershelf.maintain_lake",
+    "redact": "serving.redaction.command",
+    "retention": "evershelf.retention",
 }
 
 

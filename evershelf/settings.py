@@ -11,11 +11,13 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.errors import InvalidSettings
 
@@ -41,8 +43,10 @@ def _adapter(name: str) -> str:
 
 
 def _storage_url(url: str) -> str:
-    if url and not url.startswith("file:///"):
-        raise ValueError("must be a file:///absolute/path address; other file systems are not supported yet")
+    parts = urlsplit(url)
+    on_hdfs = parts.scheme == "hdfs" and parts.path.startswith("/") and parts.port != 0 and not set("%?#") & set(url)  # asking for the port checks it
+    if url and not url.startswith("file:///") and not on_hdfs:
+        raise ValueError("must be file:///absolute/path, hdfs://namenode:port/path, or hdfs:///path for the HDFS of the section [hdfs]")
     return url.rstrip("/")
 
 
@@ -67,8 +71,40 @@ class ShopSettings(Section):
     bulk_quantity: Positive = 100  # an order line of so many pieces is a bulk order
 
 
+LANDING = "landing"  # beside the tables' names, in retention_days
+_LANDING_OUTLIVES = 14  # days; a landing day that is run again restates days before it, which need their own landings
+
+
+def _retention(days: dict[str, int]) -> dict[str, int]:
+    if unknown := days.keys() - {*LAKE_TABLES, LANDING}:
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such table; known are {', '.join((*LAKE_TABLES, LANDING))}")
+    for name in LAKE_TABLES:
+        if LANDING in days and days.get(name, days[LANDING]) + _LANDING_OUTLIVES > days[LANDING]:
+            raise ValueError(f"landing must be kept {_LANDING_OUTLIVES} days longer than every table that is made of it, and {name} is not limited to that")
+    return days
+
+
 class PrivacySettings(Section):
     user_key: SecretStr = SecretStr("")  # keyed hash of user ids; empty: `<home>/user.key`, made on first use
+    former_user_keys: tuple[SecretStr, ...] = ()  # kept for as long as data of then are: the forgotten had a hash under each
+    tombstone_key: SecretStr = SecretStr("")  # keyed hash of forgotten shoppers' hashes; empty: `<home>/tombstone.key`, made on first use
+    phone_regions: tuple[Annotated[str, Field(pattern="^[A-Z]{2}$")], ...] = ("GB",)  # how shoppers write phone numbers without a country code
+    # table, or "landing" -> how many days are kept; what is not named is kept for good
+    retention_days: Annotated[dict[str, Annotated[int, Field(ge=30)]], AfterValidator(_retention)] = {}
+
+
+class HdfsSettings(Section):
+    host: str = "127.0.0.1"  # of the NameNode, or the name of an HA pair (then without a port: 0)
+    port: Port = 8020
+    web_port: Port = 9870  # WebHDFS, on the same host
+    web_urls: tuple[str, ...] = ()  # WebHDFS of every NameNode of an HA pair, such as http://10.0.0.7:9870; default: host and web_port
+    replication: Positive = 2  # copies of each block
+    timeout: timedelta = timedelta(seconds=20)  # for one answer
+    patience: timedelta = timedelta(seconds=30)  # jobs try so long again when no NameNode is ready, as during a restart or a fail-over
+
+    @property
+    def root(self) -> str:
+        return f"hdfs://{self.host}:{self.port}" if self.port else f"hdfs://{self.host}"
 
 
 class LakeSettings(Section):
@@ -199,17 +235,23 @@ class TelemetrySettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings. `home` holds everything one installation writes; the four addresses default to folders in it."""
+    """All settings. `home` holds everything one installation writes, but for what is shared: that is below `storage_url`, which defaults to the home.
+
+    Landing, lake, snapshots, promotion log and the list of the forgotten may each have an address of their own besides.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
 
     home: Annotated[Path, AfterValidator(Path.absolute)] = Path(".evershelf")
+    storage_url: StorageUrl = ""
     landing_url: StorageUrl = ""
     lake_url: StorageUrl = ""
     snapshots_url: StorageUrl = ""
     promotions_url: StorageUrl = ""
+    forgotten_url: StorageUrl = ""
     shop: ShopSettings = ShopSettings()
     privacy: PrivacySettings = PrivacySettings()
+    hdfs: HdfsSettings = HdfsSettings()
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
     candidates: CandidateSettings = CandidateSettings()
@@ -231,9 +273,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
-    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "models", "candidates"]) -> str:
+    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates"]) -> str:
         """Return the address of a place, without a trailing slash."""
-        return str(getattr(self, f"{place}_url", "")) or (self.home / place).as_uri()
+        url = str(getattr(self, f"{place}_url", "")) or (f"{self.storage_url}/{place}" if self.storage_url else (self.home / place).as_uri())
+        return url.replace("hdfs://", self.hdfs.root, 1) if url.startswith("hdfs:///") else url
 
     @property
     def zone(self) -> ZoneInfo:

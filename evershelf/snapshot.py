@@ -3,15 +3,18 @@
 import hashlib
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from evershelf import storage
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import MANIFEST, READS_CONTRACTS
 from evershelf.errors import SnapshotDamaged
-from evershelf.storage import ASIDE, new_folder
+from evershelf.storage import ASIDE, HdfsPath, Place, fetch, files_below, new_folder, publish
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -39,11 +42,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     contracts: dict[str, int] = msgspec.field(default_factory=lambda: dict(READS_CONTRACTS))
 
 
-def seal(content: Path, snapshots: Path, **about: Any) -> str:
+def seal(content: Path, snapshots: Place, **about: Any) -> str:
     """Describe a finished folder in a manifest and put it in place as a new snapshot.
 
     Args:
-        content: the files; the folder is moved away.
+        content: the files, on this machine; they are moved away.
         snapshots: where the snapshot takes its place.
         about: the fields of `Manifest` but `files`.
 
@@ -55,33 +58,36 @@ def seal(content: Path, snapshots: Path, **about: Any) -> str:
         raise ValueError(f"rung_quality lacks {sorted(missing)}")
     manifest = msgspec.json.encode(Manifest(files=_describe(content), **about), order="sorted")
     snapshot_id = f"{about['data_as_of']}-{hashlib.sha256(manifest).hexdigest()[:8]}"
-    with new_folder(snapshots / snapshot_id) as folder:
-        for child in content.iterdir():
-            shutil.move(child, folder / child.name)
-        (folder / MANIFEST).write_bytes(manifest)
+    (content / MANIFEST).write_bytes(manifest)
+    publish(content, snapshots / snapshot_id)
     return snapshot_id
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: Place) -> Manifest:
     """Read every byte of a snapshot and compare it with its manifest.
 
     Raises:
         SnapshotDamaged: names what is missing, changed or too much.
+        StorageError: its storage does not answer, which says nothing of the snapshot.
     """
     manifest = read_manifest(folder)
     found = _describe(folder)
     found.pop(MANIFEST, None)
-    problems = [f"{name} is missing" for name in manifest.files.keys() - found.keys()]
-    problems += [f"{name} does not belong to it" for name in found.keys() - manifest.files.keys()]
-    problems += [f"{name} has changed" for name in found.keys() & manifest.files.keys() if found[name] != manifest.files[name]]
-    if problems:
-        raise SnapshotDamaged(
-            f"Snapshot {folder.name} is damaged: {'; '.join(sorted(problems))}. It is refused; what is live stays live. Fetch or build it again."
-        )
+    _compare(folder.name, found, manifest.files)
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def _compare(snapshot_id: str, found: dict[str, FileEntry], files: dict[str, FileEntry]) -> None:
+    problems = [f"{name} is missing" for name in files.keys() - found.keys()]
+    problems += [f"{name} does not belong to it" for name in found.keys() - files.keys()]
+    problems += [f"{name} has changed" for name in found.keys() & files.keys() if found[name] != files[name]]
+    if problems:
+        raise SnapshotDamaged(
+            f"Snapshot {snapshot_id} is damaged: {'; '.join(sorted(problems))}. It is refused; what is live stays live. Fetch or build it again."
+        )
+
+
+def read_manifest(folder: Place) -> Manifest:
     """Read and check the manifest alone; cheap, says nothing about the other files.
 
     Raises:
@@ -102,8 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def copy(source: Path, destination: Path) -> Manifest:
-    """Copy a snapshot, verified before and after; a copy that is already there is verified, and replaced when damaged.
+def copy(source: Place, destination: Path) -> Manifest:
+    """Copy a snapshot to this machine, verified before and after; a copy that is already there is verified, and replaced when damaged.
 
     Raises:
         SnapshotDamaged: the source is damaged, or the copy came out damaged.
@@ -113,24 +119,53 @@ def copy(source: Path, destination: Path) -> Manifest:
             return verify(destination)
         except SnapshotDamaged:
             shutil.rmtree(destination)
-    verify(source)
+    (read_manifest if isinstance(source, HdfsPath) else verify)(source)  # HDFS checks what it reads, and all of it would travel twice
     with new_folder(destination) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-    return verify(destination)
+        fetch(source, folder)
+    try:
+        return verify(destination)
+    except SnapshotDamaged:
+        shutil.rmtree(destination)
+        raise
 
 
-def stored_snapshots(snapshots: Path) -> list[str]:
+def copy_part(source: Place, part: str, folder: Path) -> None:
+    """Copy one folder of a snapshot to this machine and compare every byte with the manifest.
+
+    Raises:
+        SnapshotDamaged: the copy is not what was sealed.
+    """
+    manifest = read_manifest(source)
+    fetch(source / part, folder)
+    found = {f"{part}/{name}": entry for name, entry in _describe(folder).items()}
+    _compare(source.name, found, {name: entry for name, entry in manifest.files.items() if name.startswith(f"{part}/")})
+
+
+@contextmanager
+def at_hand(folder: Place) -> Iterator[Path]:
+    """Yield a snapshot that was verified before, on this machine: itself, or for the time of the block a copy, which is verified too.
+
+    Raises:
+        SnapshotDamaged: the copy came out damaged.
+    """
+    with storage.at_hand(folder) as copied:
+        if copied != folder:
+            verify(copied)
+        yield copied
+
+
+def stored_snapshots(snapshots: Place) -> list[str]:
     """Return the ids of the snapshots in a folder, newest data first."""
     if not snapshots.is_dir():
         return []
     return sorted((child.name for child in snapshots.iterdir() if child.is_dir() and not child.name.startswith(ASIDE)), reverse=True)
 
 
-def _describe(folder: Path) -> dict[str, FileEntry]:
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+def _describe(folder: Place) -> dict[str, FileEntry]:
+    return {name: _fingerprint(path) for name, path in files_below(folder)}
 
 
-def _fingerprint(path: Path) -> FileEntry:
+def _fingerprint(path: Place) -> FileEntry:
     digest, crc, size = hashlib.sha256(), 0, 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):

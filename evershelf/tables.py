@@ -15,7 +15,7 @@ from pyarrow.fs import FileType
 from rich.console import Console
 from rich.table import Table as Grid
 
-from evershelf import lake
+from evershelf import lake, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.settings import load_settings
@@ -84,8 +84,12 @@ def table_state(table: Table) -> TableState:
 
 
 def replicas(table: DeltaTable) -> int | None:
-    """Return how many copies the storage keeps of the table's files; None when it does not say."""
-    return 1 if table.table_uri.startswith("file:") else None
+    """Return how many copies the storage keeps of each of the table's files, the fewest of any; None when there is no file."""
+    root = storage.at(table.table_uri, patient=False)
+    if not isinstance(root, storage.HdfsPath):
+        return 1
+    named = set(pa.table(table.get_add_actions())["path"].to_pylist())
+    return min((path.stat().replicas for path in root.walk_files() if path.path.removeprefix(f"{root.path}/") in named), default=None)
 
 
 def _damage(table: DeltaTable, sizes: Mapping[str, int]) -> str | None:

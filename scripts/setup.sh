@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.setup/stamp
-wanted=$({ pwd; cat requirements/*.txt scripts/*.sh deploy/jars/pom.xml pyproject.toml; } | sha256sum)
+wanted=$({ pwd; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum)
 [[ -x .venv/bin/evershelf && -f $stamp && $(<"$stamp") == "$wanted" ]] && exit 0
 mkdir -p .setup/bin
 exec 9>.setup/lock
@@ -39,9 +39,11 @@ step "Python environment"
 .venv/bin/python -m uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/all.txt
 .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
-step "Spark's jars"
-rm -rf deploy/jars/target
-mvn --quiet --batch-mode --file deploy/jars/pom.xml dependency:copy-dependencies
+step "The jars of Spark and HDFS"
+for jars in deploy/jars deploy/hdfs; do
+    rm -rf "$jars/target"
+    mvn --quiet --batch-mode --file "$jars/pom.xml" dependency:copy-dependencies
+done
 
 step "Horovod"
 scripts/build_horovod.sh

@@ -31,7 +31,7 @@ from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
 from evershelf.settings import load_settings
-from evershelf.storage import local_path
+from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
 from evershelf.text import words
 from evershelf.version import code_version
@@ -77,27 +77,29 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     started = time.monotonic()
     candidates = _candidates_folder(candidates_id)
     lineage = _read_json(candidates / "lineage.json")
-    model = local_path(settings.url("models")) / lineage["model_id"]
+    model = at(settings.url("models")) / lineage["model_id"]
     evaluation = _read_json(model / "evaluation.json")
     whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json")}
-    snapshots = local_path(settings.url("snapshots"))
-    if existing := _already_built(snapshots, whole_lineage, PromotionLog(local_path(settings.url("promotions"))).state().out):
+    snapshots = at(settings.url("snapshots"))
+    if existing := _already_built(snapshots, whole_lineage, PromotionLog(at(settings.url("promotions"))).state().out):
         return existing
     quality = evaluation.get("rung_quality", {})
     if missing := set(RUNGS) - quality.keys():
         raise CommandFailed(f"evaluation.json of model {model.name} has no rung_quality for {', '.join(sorted(missing))}. {ADVICE} Train it again.")
     products = _products(lineage.get("tables", {}).get("products"))
-    snapshots.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".aside-", dir=snapshots) as aside:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
         content = Path(aside) / "content"
         content.mkdir()
-        _write_store(content / STORE, candidates, products)
-        vocabulary = _read_json(model / "vocabulary.json")
-        _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
-        _write_search(content / SEARCH, products)
-        shutil.copytree(model / "saved_model", content / MODEL)
-        for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
-            shutil.copyfile(model / source, content / name)
+        with at_hand(candidates) as lists:
+            _write_store(content / STORE, lists, products)
+        with at_hand(model) as trained:
+            vocabulary = _read_json(trained / "vocabulary.json")
+            _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
+            _write_search(content / SEARCH, products)
+            shutil.copytree(trained / "saved_model", content / MODEL)
+            for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
+                shutil.copyfile(trained / source, content / name)
         snapshot_id = snapshot.seal(
             content,
             snapshots,
@@ -114,19 +116,19 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     return snapshot_id
 
 
-def _candidates_folder(candidates_id: str | None) -> Path:
-    folder = local_path(load_settings().url("candidates"))
+def _candidates_folder(candidates_id: str | None) -> Place:
+    folder = at(load_settings().url("candidates"))
     if candidates_id:
         if not (folder / candidates_id / "lineage.json").is_file():
             raise CommandFailed(f"There are no candidates {candidates_id} in {folder}. {ADVICE} Build them with `evershelf run candidates`.")
         return folder / candidates_id
-    finished = sorted(folder.glob("[!.]*/lineage.json"), key=lambda path: path.stat().st_mtime)
+    finished = sorted(glob(folder, "[!.]*/lineage.json"), key=lambda path: path.stat().st_mtime)
     if not finished:
         raise CommandFailed(f"There are no candidates in {folder}. {ADVICE} Build them with `evershelf run candidates`.")
     return finished[-1].parent
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Place) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -136,7 +138,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _already_built(snapshots: Path, lineage: dict[str, Any], out: Set[str]) -> str | None:
+def _already_built(snapshots: Place, lineage: dict[str, Any], out: Set[str]) -> str | None:
     """Return the snapshot of this lineage; one that is `out` is never a target again, so it does not count."""
     for snapshot_id in snapshot.stored_snapshots(snapshots):
         if snapshot_id in out:
@@ -320,16 +322,17 @@ def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, An
     }
 
 
-def _try_out(folder: Path) -> None:
+def _try_out(folder: Place) -> None:
     """Open the sealed snapshot as a gateway does: what cannot be opened must not be on offer."""
     try:
-        store = SnapshotStore(folder)
-        if store.popular() is None:
-            raise SnapshotDamaged(f"Snapshot {folder.name} gives no popular items.")
-        if problem := store.ranker_problem:
-            raise SnapshotDamaged(f"Of snapshot {folder.name}, {problem}.")
+        with at_hand(folder) as opened:
+            store = SnapshotStore(opened)
+            if store.popular() is None:
+                raise SnapshotDamaged(f"Snapshot {folder.name} gives no popular items.")
+            if problem := store.ranker_problem:
+                raise SnapshotDamaged(f"Of snapshot {folder.name}, {problem}.")
     except SnapshotDamaged as error:
-        shutil.rmtree(folder)
+        remove(folder)
         raise CommandFailed(f"{error} It was removed. {ADVICE}") from error
 
 

@@ -5,13 +5,13 @@ at all. Items that cannot be sold (no stock, or no product row) are in no list. 
 """
 
 import hashlib
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,7 +39,7 @@ from evershelf.contracts.model import HISTORY_LENGTH
 from evershelf.errors import CommandFailed, EvershelfError
 from evershelf.models import model_folder, newest_blessed, read_evaluation
 from evershelf.settings import CandidateSettings, Settings, load_settings
-from evershelf.storage import local_path, new_folder
+from evershelf.storage import Place, at, create, new_folder
 from evershelf.telemetry import CANDIDATES_SECONDS, metrics
 from evershelf.text import normalized_query
 from evershelf.version import code_version
@@ -223,7 +223,7 @@ def _typed(frame: DataFrame, contract: dict[str, str]) -> DataFrame:
     return frame.select(*(F.col(name).cast(kind).alias(name) for name, kind in contract.items()))
 
 
-def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict[str, int], data_as_of: date, folder: Path) -> dict[str, int]:
+def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict[str, int], data_as_of: date, folder: Place) -> dict[str, int]:
     """Write every list into `folder`; return how many rows each has."""
     options: CandidateSettings = settings.candidates
     as_of = datetime.combine(data_as_of + timedelta(days=1), datetime.min.time(), UTC)
@@ -240,7 +240,7 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
         "query_candidates": query_candidates(events, items, as_of=as_of, k=options.per_query),
         "user_history": history,
         "user_candidates": user_candidates(
-            spark.read.parquet(_address(model_folder(model_id) / "user_vectors.parquet")),
+            spark.read.parquet(str(model_folder(model_id) / "user_vectors.parquet")),
             history,
             neighbors,
             item_ids=item_ids,
@@ -253,8 +253,8 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
     rows = {}
     for name, frame in frames.items():
         started = time.monotonic()
-        frame.write.parquet(_address(folder / name))
-        rows[name] = spark.read.parquet(_address(folder / name)).count()
+        frame.write.parquet(str(folder / name))
+        rows[name] = spark.read.parquet(str(folder / name)).count()
         click.echo(f"{name}: {rows[name]} rows, {time.monotonic() - started:.1f} s", err=True)
     return rows
 
@@ -263,15 +263,10 @@ def _table(spark: SparkSession, name: str, versions: dict[str, int]) -> DataFram
     return spark.read.format("delta").option("versionAsOf", versions[name]).load(unquote(lake.table_url(name)))
 
 
-def _address(path: Path) -> str:
-    """Return a path as Spark takes it: with its scheme, and not escaped, which Spark does by itself."""
-    return f"file://{path}"
-
-
-def _sellable_vectors(folder: Path, sold: set[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
+def _sellable_vectors(folder: Place, sold: set[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
     vocabulary = json.loads((folder / "vocabulary.json").read_bytes())["items"]
     rows = [index for index, item in enumerate(vocabulary) if index and item in sold]
-    return [vocabulary[index] for index in rows], np.load(folder / "item_vectors.npy")[rows]
+    return [vocabulary[index] for index in rows], np.load(io.BytesIO((folder / "item_vectors.npy").read_bytes()))[rows]
 
 
 def _choose_model(model_id: str | None, allow_unblessed: bool) -> str:
@@ -300,7 +295,7 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
     lineage: dict[str, Any] = {"model_id": model_id, "tables": versions, "data_as_of": str(data_as_of), "code_version": code_version()}
     made_from = json.dumps(lineage | {"settings": settings.candidates.model_dump()}, sort_keys=True)
     candidates_id = f"{data_as_of}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
-    folder = local_path(settings.url("candidates")) / candidates_id
+    folder = at(settings.url("candidates")) / candidates_id
     rows = {}
     if not folder.is_dir():
         spark = spark_session("candidates")
@@ -308,7 +303,7 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
         try:
             with new_folder(folder) as aside:
                 rows = build(spark, settings, model_id, versions, data_as_of, aside)
-                (aside / "lineage.json").write_text(json.dumps(lineage, indent=1))
+                create(aside / "lineage.json", json.dumps(lineage, indent=1).encode())
         finally:
             spark.stop()
     seconds = round(time.monotonic() - started, 1)

@@ -5,7 +5,6 @@ writes plain Parquet aside, in one job, and the files enter the table by one log
 """
 
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
-from evershelf.storage import ASIDE, flush, flush_tree, local_path
+from evershelf.storage import ASIDE, Place, at, flush, flush_tree, glob, remove, rename
 
 
 def create_tables(spark: SparkSession) -> None:
@@ -33,7 +32,14 @@ def create_tables(spark: SparkSession) -> None:
     for table in LAKE_TABLES.values():
         if not lake.exists(table.name):
             schema = spark.createDataFrame([], table.spark_schema()).schema.json()
-            DeltaTable.create(lake.table_url(table.name), Schema.from_json(schema), mode="ignore", partition_by=[table.partition], name=table.name)
+            DeltaTable.create(
+                lake.table_url(table.name),
+                Schema.from_json(schema),
+                mode="ignore",
+                partition_by=[table.partition],
+                name=table.name,
+                configuration=lake.NO_BOUNDS,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,14 @@ class Staged:
 
     table: Table
     days: tuple[date, ...]
-    folder: Path
+    folder: Place
 
     def files(self, columns: Sequence[str]) -> Iterator[tuple[date, dict[str, int], Iterator[pa.RecordBatch]]]:
         """Read columns back, for the audit: yield per file its day, the empty values of each flat column, and its rows in batches."""
-        for path in sorted(self.folder.glob(f"{self.table.partition}=*/*.parquet")):
-            file = pq.ParquetFile(path)
-            yield date.fromisoformat(path.parent.name.partition("=")[2]), _nulls(file), file.iter_batches(columns=list(columns))
+        for path in glob(self.folder, f"{self.table.partition}=*/*.parquet"):
+            with path.open("rb") as opened:
+                file = pq.ParquetFile(opened)
+                yield date.fromisoformat(path.parent.name.partition("=")[2]), _nulls(file), file.iter_batches(columns=list(columns))
 
     def publish(self, about: Mapping[str, object]) -> None:
         """Replace the table's partitions of these days, in one commit; killed at any moment, the table is as before or as after.
@@ -60,9 +67,9 @@ class Staged:
             CommandFailed: somebody else changed the same days at the same moment.
         """
         url, partition = lake.table_url(self.table.name), self.table.partition
-        root = local_path(url)
+        root = at(url)
         flush_tree(self.folder)
-        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in sorted(self.folder.glob(f"{partition}=*/*.parquet"))]
+        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in glob(self.folder, f"{partition}=*/*.parquet")]
         opened = DeltaTable(url)
         days = [day.isoformat() for day in self.days]
         try:
@@ -97,31 +104,36 @@ def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]], ou
     Args:
         outside: write into this folder, and not beside the tables' files; it cannot be published from there.
     """
-    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), (outside or local_path(lake.table_url(name))) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), (outside or at(lake.table_url(name))) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
     for one in staging if outside is None else []:
-        for left in one.folder.parent.glob(f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
-            shutil.rmtree(left, ignore_errors=True)
+        for left in glob(one.folder.parent, f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
+            remove(left)
     try:
         for one in staging:
             rows[one.table.name].write.partitionBy(one.table.partition).parquet(str(one.folder))
         yield staging
     finally:
         for one in staging:
-            shutil.rmtree(one.folder, ignore_errors=True)
+            remove(one.folder)
 
 
-def _put_in_place(path: Path, root: Path, partition: str) -> AddAction:
+def _put_in_place(path: Place, root: Place, partition: str) -> AddAction:
     """Move a finished file into its partition's folder; no reader sees it before the commit names it."""
     folder = root / path.parent.name
     folder.mkdir(exist_ok=True)
     place = folder / path.name
-    path.rename(place)
+    rename(path, place)
     flush(folder)
     return AddAction(
-        path=place.relative_to(root).as_posix(),
+        path=f"{folder.name}/{place.name}",
         size=place.stat().st_size,
         partition_values={partition: path.parent.name.removeprefix(f"{partition}=")},
         modification_time=int(time.time() * 1000),
         data_change=True,
-        stats=json.dumps({"numRecords": pq.read_metadata(place).num_rows}),
+        stats=json.dumps({"numRecords": _rows(place)}),
     )
+
+
+def _rows(place: Place) -> int:
+    with place.open("rb") as file:
+        return int(pq.read_metadata(file).num_rows)

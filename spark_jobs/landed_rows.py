@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -15,6 +14,7 @@ from pyspark.sql import functions as F
 from evershelf.contracts.tables import Table
 from evershelf.settings import Settings
 from evershelf.shops.adapter import NO_LINE, Adapter, Feed, Source
+from evershelf.storage import Place
 
 NOT_JSON = "_not_json"
 TRAVELS = ("landing_dt", "source", "raw", "raw_hash", "seen")  # what goes with a row besides its typed columns
@@ -37,7 +37,7 @@ def filled(sql: str, settings: Settings) -> str:
 Corrections = Mapping[date, Mapping[str, Mapping[str, Any]]]  # landing day -> raw_hash -> column -> value
 
 
-def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence[Path]], corrections: Corrections | None = None) -> DataFrame:
+def read_rows(spark: SparkSession, source: Source, files: Mapping[date, Sequence[Place]], corrections: Corrections | None = None) -> DataFrame:
     """Read a source's files of some landing days.
 
     Args:
@@ -69,7 +69,7 @@ def _corrected(spark: SparkSession, rows: DataFrame, source: Source, corrections
     )
 
 
-def _read_json(spark: SparkSession, source: Source, paths: Sequence[Path]) -> DataFrame:
+def _read_json(spark: SparkSession, source: Source, paths: Sequence[Place]) -> DataFrame:
     schema = ", ".join(f"`{name}` {kind}" for name, kind in {**source.columns, NO_LINE: "string", NOT_JSON: "string"}.items())
     return (
         spark.read.text([str(path) for path in paths])
@@ -81,10 +81,10 @@ def _read_json(spark: SparkSession, source: Source, paths: Sequence[Path]) -> Da
     )
 
 
-def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Path]) -> DataFrame:
+def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Place]) -> DataFrame:
     headers: dict[tuple[str, ...], list[str]] = {}
     for path in paths:  # each by its own header: an inferred one would cost a job, a fixed one would mistake a missing column for the next
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", newline="") as file:
             headers.setdefault(tuple(next(csv.reader(file))), []).append(str(path))
     files = []
     for header, same in headers.items():

@@ -34,6 +34,7 @@ def spark_session(job: str) -> SparkSession:
         .config("spark.sql.shuffle.partitions", "4")  # the tables of one day are small; adaptive execution splits what is not
         .config("spark.databricks.delta.snapshotPartitions", "2")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # what Delta's protocol asks of its files
+        .config("spark.hadoop.dfs.replication", settings.hdfs.replication)
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.driver.bindAddress", "127.0.0.1")

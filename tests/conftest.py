@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from evershelf import pseudonyms, telemetry
-from evershelf.settings import load_settings
+from evershelf import pseudonyms, storage, telemetry
+from evershelf.settings import HdfsSettings, Settings, load_settings
+from evershelf.stack import supervision
+from evershelf.stack.ports import free_ports
 
 
 @pytest.fixture
@@ -16,6 +18,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     _forget()
     yield tmp_path / "home"
     _forget()
+
+
+@pytest.fixture(scope="session")
+def hdfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[supervision.Running]:
+    """A NameNode and two DataNodes, started by the first test that wants them; nothing of them is left in the end."""
+    home, ports = tmp_path_factory.mktemp("hdfs"), {name: port for name, port in free_ports().items() if "HDFS" in name}
+    server = HdfsSettings(port=int(ports["EVERSHELF_HDFS__PORT"]), web_port=int(ports["EVERSHELF_HDFS__WEB_PORT"]))
+    try:
+        yield supervision.start(Settings(home=home, hdfs=server), ["hdfs"], ports, lambda line: None)
+    finally:
+        assert supervision.stop(home) == []
+
+
+@pytest.fixture
+def hdfs(home: Path, hdfs_server: supervision.Running, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let everything that is shared lie in a folder of its own on HDFS; its address."""
+    for name, value in hdfs_server.env.items():
+        if "HDFS" in name:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EVERSHELF_STORAGE_URL", f"hdfs:///{home.parent.name}")
+    load_settings.cache_clear()
+    return load_settings().url("landing").removesuffix("/landing")
+
+
+@pytest.fixture(params=["file", "hdfs"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path, home: Path) -> storage.Place:
+    """An address of each kind for what is shared."""
+    return storage.at(request.getfixturevalue("hdfs") if request.param == "hdfs" else tmp_path.as_uri()) / "shared"
 
 
 def _forget() -> None:

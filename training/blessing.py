@@ -1,11 +1,12 @@
 """Whether a model may be served: good enough by itself, and no worse than the last one that was."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from evershelf.models import model_folder
 from evershelf.settings import CandidateSettings, TrainingSettings
+from evershelf.storage import Place, at_hand
 from training.data import Shop
 from training.evaluation import evaluate
 
@@ -41,16 +42,18 @@ def bless(evaluation: dict[str, Any], stable: dict[str, Any] | str, settings: Tr
     return passes, reasons
 
 
-def last_blessed(model_id: str | None, folder: Path, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> dict[str, Any] | str:
+def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> dict[str, Any] | str:
     """Measure the last blessed model on the new model's events, or say why that cannot be compared."""
     if model_id is None:
         return "there is none yet"
-    trained_until = trained_before(folder)
+    stored = model_folder(model_id)
+    trained_until = trained_before(stored)
     if trained_until > shop.split:
         return f"{model_id} has learned from the days that would measure it"
-    return evaluate(folder, shop, seed=settings.seed, candidates=candidates) | {"model_id": model_id}
+    with at_hand(stored) as folder:
+        return evaluate(folder, shop, seed=settings.seed, candidates=candidates) | {"model_id": model_id}
 
 
-def trained_before(folder: Path) -> float:
+def trained_before(folder: Place) -> float:
     """Return the instant (days since 1970) from which on a model has learned nothing."""
     return float(msgspec.json.decode((folder / "lineage.json").read_bytes())["trained_before"])

@@ -7,7 +7,7 @@ yardstick, fitted on what really happened, measures the answers of every rung, a
 Sources: Richardson et al., WWW 2007, and Craswell et al., WSDM 2008 (position-based click model); Dudík et al., ICML 2011 (direct method).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.data import Floats, Ints, Shop, days_since_1970
 MIN_CLICKS = 200  # fewer say too little of eight weights
 PAGES = 4000  # a seeded sample of so many pages is learned from
 EXPOSURE_DAYS = 28  # of impressions before the split that are counted
-SELECTED = 1.0  # logit by which what a shop shows is liked more than the same features say of what it does not: its page knows more than they do
+SELECTED = 1.4  # logit by which what a shop shows is liked more than the same features say of what it does not, where `untold` is 1: its page knows more
 _PRIOR = 0.5  # impressions
 _STEPS = 50
 _RIDGE = 1.0
@@ -56,7 +56,20 @@ class Exposure:
         key = shopper.astype(np.int64) * len(self.share) + item
         place = np.minimum(np.searchsorted(self.pairs, key), max(len(self.pairs) - 1, 0))
         times = np.where(self.pairs[place] == key, self.times[place], 0) if len(self.pairs) else np.zeros(len(key))
-        return np.asarray(np.log((times + _PRIOR) / (self.of_shopper[shopper] * self.share[item] + _PRIOR)))
+        return np.asarray(np.log((times + _PRIOR) / (self._usual(shopper, item) + _PRIOR)))
+
+    def untold(self, shopper: npt.NDArray[np.integer[Any]], item: npt.NDArray[np.integer[Any]]) -> Floats:
+        """Return [n] in (0, 1]: how little `lift` can tell. 1 for who was shown nothing yet; less, the more often an item could have been shown by now.
+
+        It is the weight of the prior in the rate of a Poisson count: with many impressions expected, those that were seen say what the shop knew. An item's
+        share is taken half-way to that of a usual impression, because it moves.
+        """
+        usual = (self._usual(shopper, item) + self.of_shopper[shopper] * (self.share**2).sum()) / 2
+        return np.asarray(_PRIOR / (usual + _PRIOR))
+
+    def _usual(self, shopper: npt.NDArray[np.integer[Any]], item: npt.NDArray[np.integer[Any]]) -> Floats:
+        """Return [n]: the impressions that are to be expected if the shop showed everybody the same."""
+        return np.asarray(self.of_shopper[shopper] * self.share[item])
 
 
 def read_pages(shop: Shop, seed: int) -> tuple[Pages, Exposure]:
@@ -118,13 +131,13 @@ class ClickModel:
     center: Floats
     scale: Floats
 
-    def unselected(self) -> "ClickModel":
-        """Return the same model for items that nobody chose to show because they would be liked; see SELECTED."""
-        return replace(self, weights=np.append(self.weights[0] - SELECTED, self.weights[1:]))
+    def chances(self, features: Floats, place: Floats, untold: Floats | float = 0.0) -> Floats:
+        """Return [n] from features [n, features], places [n], from 1, and `Exposure.untold` [n] of items that nobody chose to show because they would be liked.
 
-    def chances(self, features: Floats, place: Floats) -> Floats:
-        """Return [n] from features [n, features] and places [n], from 1."""
-        return np.exp(-self.decay * (place - 1)) * _sigmoid(_design((features - self.center) / self.scale) @ self.weights)
+        See SELECTED.
+        """
+        liking = _design((features - self.center) / self.scale) @ self.weights - SELECTED * untold
+        return np.exp(-self.decay * (place - 1)) * _sigmoid(liking)
 
 
 def fit(features: Floats, place: Floats, clicked: npt.NDArray[np.bool_]) -> ClickModel:

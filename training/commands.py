@@ -17,7 +17,7 @@ from rich.console import Console
 from evershelf import lake
 from evershelf.models import finished_models, model_folder, models_folder, newest_blessed, read_evaluation
 from evershelf.settings import Settings, TrainingSettings, load_settings
-from evershelf.storage import new_folder
+from evershelf.storage import at_hand, publish
 from evershelf.telemetry import TRAINING_EPOCH_SECONDS, TRAINING_LOSS, metrics
 from evershelf.version import code_version
 from training.errors import NotEnoughData, TrainingRunning
@@ -67,17 +67,18 @@ def evaluate(model_id: str | None, as_json: bool) -> None:
     from training import blessing, data, evaluation
 
     settings = load_settings()
-    folder = model_folder(model_id or next(iter(finished_models()), "(none)"))
+    stored = model_folder(model_id or next(iter(finished_models()), "(none)"))
     shop = data.read_shop(settings.training)
-    if blessing.trained_before(folder) > shop.split:
+    if blessing.trained_before(stored) > shop.split:
         raise NotEnoughData(
-            f"Model {folder.name} has learned from the last {settings.training.validation_days} days of the lake, so they cannot measure it. Nothing changed; "
+            f"Model {stored.name} has learned from the last {settings.training.validation_days} days of the lake, so they cannot measure it. Nothing changed; "
             "publish newer days, lower training.validation_days, or train a new model."
         )
-    found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
+    with at_hand(stored) as folder:
+        found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
     if as_json:
         click.echo(
-            json.dumps({name: found[name] for name in ("metrics", "interval95", "baselines", "protocol", "users", "seconds")} | {"model_id": folder.name})
+            json.dumps({name: found[name] for name in ("metrics", "interval95", "baselines", "protocol", "users", "seconds")} | {"model_id": stored.name})
         )
     else:
         _print_figures(found)
@@ -144,27 +145,30 @@ def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path
     from training import blessing, evaluation, export, loop
 
     model, epoch = loop.load_best(settings.training, prepared, work / loop.BEST)
-    with new_folder(models_folder() / model_id) as folder:
-        export.export(model, words, shop, folder, settings.training.seed)
-        found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
-        before = newest_blessed()
-        stable = blessing.last_blessed(before, models_folder() / (before or ""), shop, settings.training, settings.candidates)
-        blessed, why = blessing.bless(found, stable, settings.training)
-        seconds = round(time.monotonic() - started, 1)
-        found |= {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
-        _write(folder / "evaluation.json", found)
-        _write(
-            folder / "lineage.json",
-            {
-                "tables": shop.versions,
-                "parameters": settings.training.model_dump(mode="json"),
-                "seed": settings.training.seed,
-                "code_version": code_version(),
-                "data_as_of": str(shop.data_as_of),
-                "trained_before": shop.split,
-                "shop": settings.shop.adapter,
-            },
-        )
+    folder = work / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
+    folder.mkdir()
+    export.export(model, words, shop, folder, settings.training.seed)
+    found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
+    before = newest_blessed()
+    stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
+    blessed, why = blessing.bless(found, stable, settings.training)
+    seconds = round(time.monotonic() - started, 1)
+    found |= {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    _write(folder / "evaluation.json", found)
+    _write(
+        folder / "lineage.json",
+        {
+            "tables": shop.versions,
+            "parameters": settings.training.model_dump(mode="json"),
+            "seed": settings.training.seed,
+            "code_version": code_version(),
+            "data_as_of": str(shop.data_as_of),
+            "trained_before": shop.split,
+            "shop": settings.shop.adapter,
+        },
+    )
+    publish(folder, models_folder() / model_id)
     say(f"{model_id} done after {seconds:.0f} s")
     return found
 

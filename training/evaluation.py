@@ -288,7 +288,7 @@ def _worth_in_clicks(
         return np.column_stack([(scores - total)[row, item], np.sqrt(near[row, item]), log_popular[item], came_before, lift])
 
     learned = state(pages.shopper, pages.time)
-    judge = clicks.fit(features(pages.shopper, *learned, pages.page, numbers[pages.item]), pages.place, pages.clicked).unselected()
+    judge = clicks.fit(features(pages.shopper, *learned, pages.page, numbers[pages.item]), pages.place, pages.clicked)
     came = np.unique(pages.shopper)
     history, scores, near = state(came, np.full(len(came), shop.split))
     lists = [stored.get(int(owner), stored[-1]) for owner in came]
@@ -304,7 +304,8 @@ def _worth_in_clicks(
     for rung, answers in slates.items():
         row = np.repeat(np.arange(len(came)), [len(answer) for answer in answers])
         place = np.concatenate([np.arange(1.0, len(answer) + 1) for answer in answers])
-        chance = judge.chances(features(came, history, scores, near, row, np.concatenate(answers).astype(np.int32)), place)
+        items = np.concatenate(answers).astype(np.int32)
+        chance = judge.chances(features(came, history, scores, near, row, items), place, exposure.untold(came[row], code[items]))
         worth[rung] = float(chance.sum()) / len(came)
     return worth
 

@@ -1,5 +1,6 @@
 """Make a model again from its lineage, aside, and say whether it is the same one."""
 
+import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS
 from evershelf.errors import StorageError
 from evershelf.models import finished_models, models_folder
 from evershelf.settings import Settings, TrainingSettings
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE, Place, at
 from evershelf.version import code_version
 from training import data
 from training.data import Shop
@@ -31,11 +32,11 @@ class Original:
     """A finished model, or the one in a snapshot: `folder` holds its golden.json, evaluation.json and vocabulary.json."""
 
     model_id: str
-    folder: Path
+    folder: Place
     lineage: dict[str, Any]
 
     @property
-    def item_vectors(self) -> Path:
+    def item_vectors(self) -> Place:
         """Only the model's own folder has them; a snapshot outlives it."""
         return models_folder() / self.model_id / "item_vectors.npy"
 
@@ -47,7 +48,7 @@ def find(settings: Settings, name: str) -> Original:
         CannotReproduce: there is neither.
         SnapshotDamaged: the snapshot is not as it was sealed, so nothing can be compared with it.
     """
-    snapshots = local_path(settings.url("snapshots"))
+    snapshots = at(settings.url("snapshots"))
     if name in snapshot.stored_snapshots(snapshots):
         manifest = snapshot.verify(snapshots / name)
         return Original(model_id=manifest.model_id, folder=snapshots / name, lineage=manifest.lineage["model"])
@@ -133,7 +134,7 @@ def compare(original: Original, made: Path, found: dict[str, Any]) -> dict[str, 
         inputs = {name: np.array([request["inputs"][name] for request in requests], dtype) for name, (dtype, _) in RANK_INPUTS.items()}
         scores = _difference(exported.scores(inputs), np.array([request["scores"] for request in requests]))
         if original.item_vectors.is_file():
-            vectors = _difference(exported.item_vectors, np.load(original.item_vectors))
+            vectors = _difference(exported.item_vectors, np.load(io.BytesIO(original.item_vectors.read_bytes())))
     then, now = _read(original.folder / "evaluation.json")["metrics"], found["metrics"]
     close = then.keys() == now.keys() and all(abs(then[name] - now[name]) <= METRIC_TOLERANCE for name in then)
     return {
@@ -151,5 +152,5 @@ def _difference(now: Any, then: Any) -> float | None:
     return float(np.abs(now.astype(np.float64) - then).max()) if now.shape == then.shape else None
 
 
-def _read(path: Path) -> Any:
+def _read(path: Place) -> Any:
     return msgspec.json.decode(path.read_bytes())

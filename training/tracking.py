@@ -6,10 +6,10 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from evershelf.settings import Settings
+from evershelf.storage import Place
 
 EPOCH = {"loss": "loss", "selection_ndcg": "NDCG@10 of the shoppers set aside", "seconds": "seconds"}  # of what the ranks tell -> its name in a plot
 
@@ -37,7 +37,7 @@ class Run:
         with self._tolerant():
             self._scalars({f"epoch/{name}": epoch[key] for key, name in EPOCH.items()}, epoch["epoch"])
 
-    def finish(self, found: Mapping[str, Any], model: Path) -> None:
+    def finish(self, found: Mapping[str, Any], model: Place) -> None:
         """Track the evaluation, as evaluation.json holds it, and the model's folder; the run ends."""
         with self._tolerant():
             from tensorboard.plugins.text.summary_v2 import text_pb

@@ -6,6 +6,7 @@ Every identifier is a string. Times are UTC instants; `dt` and `landing_dt` are 
 from evershelf.contracts.tables import (
     EVENT_TYPES,
     EVENTS,
+    INTERESTS,
     LAKE_TABLES,
     ORDERS,
     PRODUCTS,
@@ -19,6 +20,7 @@ from evershelf.contracts.tables import (
 __all__ = [
     "EVENTS",
     "EVENT_TYPES",
+    "INTERESTS",
     "LAKE_TABLES",
     "ORDERS",
     "PRODUCTS",

@@ -156,4 +156,26 @@ RECONCILIATION = Table(
     },
 )
 
-LAKE_TABLES = {table.name: table for table in (EVENTS, PRODUCTS, ORDERS, QUARANTINE, RECONCILIATION)}
+INTERESTS = Table(
+    name="interests",
+    meaning="What each shopper was interested in at the end of a day: the categories and brands of what they chose, decayed, with the evidence",
+    without="no answer; who is interested in what can be worked out again from events and products",
+    version=1,
+    key=("user_id", "kind", "tag"),
+    partition="dt",
+    columns={
+        "dt": Column("date", "day up to whose end actions count", required=True, unit="day of the shop's calendar"),
+        "user_id": Column("string", "pseudonym (keyed hash) of the shopper", required=True),
+        "kind": Column("string", "category or brand", required=True),
+        "tag": Column("string", "the category path or the brand", required=True),
+        "position": Column("int", "place among the shopper's tags of this kind", required=True, unit="1 is strongest"),
+        "weight": Column("double", "actions, by their kind and half as much after each half-life", required=True, unit="clicks of this moment"),
+        "share": Column("double", "part of all the shopper's weight of this kind", required=True, unit="0 to 1"),
+        "actions": Column("map<string,bigint>", "evidence: how often each type of action", required=True, unit="events"),
+        "items": Column("array<string>", "evidence: the items that weigh most, heaviest first", required=True),
+        "first_at": Column("timestamp", "evidence: the first action", required=True, unit="UTC"),
+        "last_at": Column("timestamp", "evidence: the newest action", required=True, unit="UTC"),
+    },
+)
+
+LAKE_TABLES = {table.name: table for table in (EVENTS, PRODUCTS, ORDERS, INTERESTS, QUARANTINE, RECONCILIATION)}

@@ -32,7 +32,7 @@ from evershelf.shops.shoppers import TRUTH
 from evershelf.stack import redis, supervision
 from evershelf.stack.airflow_api import AirflowApi
 from evershelf.stack.services import services
-from evershelf.storage import local_path
+from evershelf.storage import at, at_hand, files_below, glob
 
 RATE = 30.0  # requests a second; each answer is followed by a post of events
 VISITS = 300  # of the simulated shop, a day; enough for a model that is worth something, and no more, as the demo has minutes
@@ -268,8 +268,8 @@ class Circle:
         """Promote it; the snapshot that is bad on purpose is built meanwhile, because a promotion mostly waits for shoppers."""
         if self.data:
             return self.promote(self.second, "fresh days")
-        candidates = local_path(self.settings.url("candidates")) / self.candidates_id
-        with sabotage.mixed_up_model(candidates, local_path(self.settings.url("models"))) as bad:
+        candidates = at(self.settings.url("candidates")) / self.candidates_id
+        with sabotage.mixed_up_model(candidates, at(self.settings.url("models"))) as bad:
             building = self.workshop.begin("run", "build_snapshot", "--candidates", bad, "--json")
             self.promote(self.second, "fresh days")
             self.worse = str(building.wait()["snapshot_id"])
@@ -282,7 +282,7 @@ class Circle:
         return self.release_bad("a worse ranking is released", self.worse)
 
     def release_broken_candidates(self) -> str:
-        with sabotage.upside_down_candidates(local_path(self.settings.url("candidates")) / self.candidates_id) as bad:
+        with sabotage.upside_down_candidates(at(self.settings.url("candidates")) / self.candidates_id) as bad:
             snapshot = self.build(bad)
         return self.release_bad("broken candidates are released", snapshot)
 
@@ -350,8 +350,8 @@ class Circle:
         """Return the events that gateways shipped; negative when one is there twice."""
         seen: set[str] = set()
         lines = 0
-        for path in (local_path(self.settings.url("landing")) / "gateway").rglob("*.gz"):
-            with gzip.open(path, "rb") as file:
+        for _, path in files_below(at(self.settings.url("landing")) / "gateway"):
+            with path.open("rb") as packed, gzip.open(packed, "rb") as file:
                 for line in file:
                     lines += 1
                     seen.add(msgspec.json.decode(line)["event_id"])
@@ -412,11 +412,11 @@ def decisions(settings: Settings, since: float) -> list[Decision]:
     """Return what the promotion log says of the time since an instant (epoch seconds)."""
     what = {"canary": "canary {share:.0%}", "promoted": "promoted", "rejected": "rejected", "rolled_back": "rolled back"}
     found = []
-    for path in sorted(local_path(settings.url("promotions")).glob("*.json")):
+    for path in glob(at(settings.url("promotions")), "[!.]*.json"):
         record = msgspec.json.decode(path.read_bytes())
-        at = datetime.fromisoformat(record["at"]).timestamp()
-        if record["kind"] in what and at >= since:
-            found.append(Decision(at, what[record["kind"]].format(share=record.get("share", 0.0)), record["snapshot_id"]))
+        instant = datetime.fromisoformat(record["at"]).timestamp()
+        if record["kind"] in what and instant >= since:
+            found.append(Decision(instant, what[record["kind"]].format(share=record.get("share", 0.0)), record["snapshot_id"]))
     return found
 
 
@@ -442,16 +442,17 @@ def reconciliation() -> list[LandingDay]:
 
 def telling_lists(settings: Settings, length: int = 8) -> dict[str, list[str]]:
     """Return the newest popular list and the neighbours of its first items, as titles, so that a person can judge them."""
-    folders = sorted(path for path in local_path(settings.url("candidates")).glob("*") if (path / "lineage.json").is_file())
-    if not folders:
+    finished = glob(at(settings.url("candidates")), "[!.]*/lineage.json")
+    if not finished:
         return {}
-    newest = max(folders, key=lambda path: path.stat().st_mtime)
+    newest = max(finished, key=lambda path: path.stat().st_mtime).parent
     products = lake.read("products", ["item_id", "title", "dt"]).sort_by("dt").to_pylist()
     titles = {row["item_id"]: row["title"] for row in products}
-    popular = pq.read_table(newest / "popular_items", filters=[("category", "=", ""), ("position", "<=", length)]).sort_by("position").to_pylist()
-    lists = {"popular": [titles.get(row["item_id"], row["item_id"]) for row in popular]}
-    for row in popular[:4]:
-        item = row["item_id"]
-        near = pq.read_table(newest / "item_candidates", filters=[("item_id", "=", item), ("position", "<=", length)]).sort_by("position").to_pylist()
-        lists[f"near {titles.get(item, item)}"] = [titles.get(one["neighbor_id"], one["neighbor_id"]) for one in near]
+    with at_hand(newest) as lists_of:
+        popular = pq.read_table(lists_of / "popular_items", filters=[("category", "=", ""), ("position", "<=", length)]).sort_by("position").to_pylist()
+        lists = {"popular": [titles.get(row["item_id"], row["item_id"]) for row in popular]}
+        for row in popular[:4]:
+            item = row["item_id"]
+            near = pq.read_table(lists_of / "item_candidates", filters=[("item_id", "=", item), ("position", "<=", length)]).sort_by("position").to_pylist()
+            lists[f"near {titles.get(item, item)}"] = [titles.get(one["neighbor_id"], one["neighbor_id"]) for one in near]
     return lists

@@ -3,8 +3,9 @@
 import json
 import random
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evershelf.storage import Place, fetch, publish, remove
+
 # the columns of each list that name what is shown
 _SHOWN = {"user_candidates": "item_id", "item_candidates": "neighbor_id", "query_candidates": "item_id", "popular_items": "item_id"}
 
@@ -20,7 +23,7 @@ _FEW = 10  # items in a broken list: as many as an answer shows
 
 
 @contextmanager
-def mixed_up_model(candidates: Path, models: Path) -> Iterator[str]:
+def mixed_up_model(candidates: Place, models: Place) -> Iterator[str]:
     """Give candidates whose model has a vocabulary that is not its own, so that it scores each item as another one; its golden queries hold numbers and agree.
 
     Args:
@@ -31,16 +34,21 @@ def mixed_up_model(candidates: Path, models: Path) -> Iterator[str]:
         The id of the bad candidates, which are gone afterwards.
     """
     good = json.loads((candidates / "lineage.json").read_bytes())["model_id"]
-    with _copy(candidates, "mixed-up") as bad, _copy(models / good, "mixed-up") as model:
-        _change(bad / "lineage.json", model_id=model.name)
-        padding, *items = json.loads((model / "vocabulary.json").read_bytes())["items"]
-        random.Random(7).shuffle(items)
-        _change(model / "vocabulary.json", items=[padding, *items])
-        yield bad.name
+    with (
+        _changed(models / good, "mixed-up", _mix_up) as model,
+        _changed(candidates, "mixed-up", lambda copied: _change(copied / "lineage.json", model_id=model)) as bad,
+    ):
+        yield bad
+
+
+def _mix_up(model: Path) -> None:
+    padding, *items = json.loads((model / "vocabulary.json").read_bytes())["items"]
+    random.Random(7).shuffle(items)
+    _change(model / "vocabulary.json", items=[padding, *items])
 
 
 @contextmanager
-def upside_down_candidates(candidates: Path) -> Iterator[str]:
+def upside_down_candidates(candidates: Place) -> Iterator[str]:
     """Give candidates that name the shop's least popular items wherever the good ones name the most popular, and only a few: a wrong order, then a cut.
 
     Args:
@@ -49,28 +57,36 @@ def upside_down_candidates(candidates: Path) -> Iterator[str]:
     Yields:
         The id of the bad candidates, which are gone afterwards.
     """
-    with _copy(candidates, "upside-down") as bad:
-        lists = {name: pq.read_table(bad / name, partitioning=None, filters=[("position", "<=", _FEW)]) for name in _SHOWN}
-        chosen = Counter(pq.read_table(bad / "user_history", columns=["item_id"], partitioning=None)["item_id"].to_pylist())
-        items = sorted({item for name, table in lists.items() for item in table[_SHOWN[name]].to_pylist()}, key=lambda item: (chosen[item], item))
-        opposite = pa.array(items[::-1])
-        for name, table in lists.items():
-            places = pc.index_in(table[_SHOWN[name]], value_set=pa.array(items))
-            shutil.rmtree(bad / name)
-            (bad / name).mkdir()
-            turned = table.set_column(table.column_names.index(_SHOWN[name]), _SHOWN[name], opposite.take(places.combine_chunks()))
-            pq.write_table(turned, bad / name / "part-0.parquet")
-        yield bad.name
+    with _changed(candidates, "upside-down", _turn_over) as bad:
+        yield bad
+
+
+def _turn_over(bad: Path) -> None:
+    lists = {name: pq.read_table(bad / name, partitioning=None, filters=[("position", "<=", _FEW)]) for name in _SHOWN}
+    chosen = Counter(pq.read_table(bad / "user_history", columns=["item_id"], partitioning=None)["item_id"].to_pylist())
+    items = sorted({item for name, table in lists.items() for item in table[_SHOWN[name]].to_pylist()}, key=lambda item: (chosen[item], item))
+    opposite = pa.array(items[::-1])
+    for name, table in lists.items():
+        places = pc.index_in(table[_SHOWN[name]], value_set=pa.array(items))
+        shutil.rmtree(bad / name)
+        (bad / name).mkdir()
+        turned = table.set_column(table.column_names.index(_SHOWN[name]), _SHOWN[name], opposite.take(places.combine_chunks()))
+        pq.write_table(turned, bad / name / "part-0.parquet")
 
 
 @contextmanager
-def _copy(folder: Path, suffix: str) -> Iterator[Path]:
-    copied = folder.with_name(f"{folder.name}-{suffix}")
-    shutil.copytree(folder, copied)
+def _changed(folder: Place, suffix: str, change: Callable[[Path], None]) -> Iterator[str]:
+    """Put a changed copy of a folder beside it, which is gone afterwards; yield its name."""
+    name = f"{folder.name}-{suffix}"
+    with tempfile.TemporaryDirectory(prefix="evershelf-") as temporary:
+        copied = Path(temporary, name)
+        fetch(folder, copied)
+        change(copied)
+        publish(copied, folder.with_name(name))
     try:
-        yield copied
+        yield name
     finally:
-        shutil.rmtree(copied, ignore_errors=True)
+        remove(folder.with_name(name))
 
 
 def _change(path: Path, **fields: Any) -> None:

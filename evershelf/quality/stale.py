@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from evershelf import lake, models, snapshot
+from evershelf import lake, models, snapshot, storage
 from evershelf.errors import SnapshotDamaged, StorageError
 from evershelf.settings import load_settings
-from evershelf.storage import ASIDE, local_path
+from evershelf.storage import ASIDE
 
 
 class Stale(msgspec.Struct, frozen=True):
@@ -38,11 +38,11 @@ def _built() -> Iterator[tuple[str, str, date, Mapping[str, int]]]:
     settings = load_settings()
     for name in models.finished_models():
         yield "model", name, *_read(json.loads((models.model_folder(name) / "lineage.json").read_bytes()))
-    folder = local_path(settings.url("candidates"))
-    for lineage in sorted(folder.glob("*/lineage.json")):
-        if not lineage.parent.name.startswith(ASIDE):
-            yield "candidates", lineage.parent.name, *_read(json.loads(lineage.read_bytes()))
-    store = local_path(settings.url("snapshots"))
+    folder = storage.at(settings.url("candidates"))
+    finished = {one.parent.name: one for one in folder.glob("*/lineage.json") if not one.parent.name.startswith(ASIDE)}
+    for name in sorted(finished):
+        yield "candidates", name, *_read(json.loads(finished[name].read_bytes()))
+    store = storage.at(settings.url("snapshots"))
     for name in snapshot.stored_snapshots(store):
         try:
             manifest = snapshot.read_manifest(store / name)

@@ -25,6 +25,7 @@ class Source:
     format: json.zip is a zip file of JSON arrays. All but CSV lands as JSON lines.
     columns: raw column -> Spark SQL type in which it is read; strings unless the format says better.
     user_column: holds the shopper's id, which the door replaces.
+    free_text: columns in which people write; the door masks card numbers, e-mail addresses and phone numbers in them.
     family: sources of one family have the same typed columns and are deduplicated together.
     typed: typed column -> SQL over the raw columns; rules see the raw column where both have the same name (Spark ignores case). `dt` and `key` must be
         among them: the shop's own calendar day, and what names the row.
@@ -44,6 +45,7 @@ class Source:
     typed: Mapping[str, str]
     rules: Mapping[str, str]
     must_have: tuple[str, ...]
+    free_text: tuple[str, ...] = ()
     required: bool = True
     day_column: str = ""
     rest: str = ""

@@ -41,6 +41,7 @@ def event_source(name: str, *, file: str, required: bool) -> Source:
         typed=typed_columns(EVENTS, time="event_time", key="event_id"),
         rules=EVENT_RULES,
         must_have=("event_id", "event_time", "received_at", "type"),
+        free_text=("query",),
         required=required,
     )
 
@@ -78,5 +79,6 @@ PRODUCT_SOURCE = Source(
     rules=PRODUCT_RULES,
     must_have=("item_id", "title", "valid_from"),
     rest="attributes",  # a new column is kept; where shoppers' ids may be among what nobody announced, it stays outside
+    free_text=("title", "description"),
 )
 PRODUCT_FEED = Feed(family="products", table="products", columns=same_columns(PRODUCTS))

@@ -1,6 +1,7 @@
 """The door: a shop's raw file of a day comes in, pseudonyms instead of user ids, whole or not at all.
 
-Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know. A line that cannot be read may hold an id anywhere,
+Behind the door no file holds a raw id, whatever its length, nor a column that the adapter does not know, nor a card number, an e-mail address or a phone
+number in free text, nor a row of a shopper who was forgotten. A line that cannot be read may hold an id anywhere,
 so its text stays outside: a row with its number and what was wrong travels on in its place, and the lake counts it. A file that cannot be read at all is
 refused by name, and the lake holds that day back; where an earlier delivery of the day is already inside, that one stays as it is.
 """
@@ -21,7 +22,10 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from evershelf import forgotten
 from evershelf.errors import CommandFailed
+from evershelf.forgotten import Forgotten
+from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
 from evershelf.shops import landing
@@ -70,7 +74,8 @@ def raw_days(adapter: Adapter, data: Path, delivered: date | None = None) -> lis
 def take_in(adapter: Adapter, data: Path, day: date, delivered: date | None = None) -> list[Delivery]:
     """Take in every raw file of a day that is there; of the dumps only when they are of that day."""
     found = ((source, _raw_files(source, data, day, delivered)) for source in adapter.sources if source.file)
-    return [_take_in(source, paths, day) for source, paths in found if paths]
+    gone = forgotten.read()
+    return [_take_in(source, paths, day, gone) for source, paths in found if paths]
 
 
 def _raw_files(source: Source, data: Path, day: date, delivered: date | None) -> list[Path]:
@@ -85,14 +90,14 @@ def _found(shape: str, data: Path) -> list[Path]:
     return sorted({path.with_name(path.name.removesuffix(".gz")): path for path in (*data.glob(f"{shape}.gz"), *data.glob(shape)) if path.is_file()}.values())
 
 
-def _take_in(source: Source, paths: list[Path], day: date) -> Delivery:
+def _take_in(source: Source, paths: list[Path], day: date, gone: Forgotten) -> Delivery:
     buffer = io.BytesIO()
     rows = broken = 0
     path = paths[0]
     try:
         with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, compresslevel=6) as packed:
             for path in paths:
-                some, bad = _take(source, path, day, cast("BinaryIO", packed))
+                some, bad = _take(source, path, day, cast("BinaryIO", packed), gone)
                 rows, broken = rows + some, broken + bad
         if rows == broken:
             raise Unreadable("no line of it can be read" if rows else "it has no rows")
@@ -111,15 +116,15 @@ def _take_in(source: Source, paths: list[Path], day: date) -> Delivery:
     return Delivery(day, source.name, file, "landed", rows, broken)
 
 
-def _take(source: Source, path: Path, day: date, packed: BinaryIO) -> tuple[int, int]:
+def _take(source: Source, path: Path, day: date, packed: BinaryIO, gone: Forgotten) -> tuple[int, int]:
     if path.stat().st_size == 0:
         raise Unreadable("the file is empty")
     if source.format == "parquet":
-        return _take_json(source, _parquet_lines(source, path, day), packed)
+        return _take_json(source, _parquet_lines(source, path, day), packed, gone)
     if source.format == "json.zip":
-        return _take_json(source, _zipped_lines(path), packed)
+        return _take_json(source, _zipped_lines(path), packed, gone)
     with cast("BinaryIO", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")) as raw:
-        return (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), packed)
+        return (_take_csv if source.format == "csv" else _take_json)(source, _text_only(raw), packed, gone)
 
 
 def _zipped_lines(path: Path) -> Iterator[bytes]:
@@ -216,8 +221,8 @@ def _explain(error: Exception) -> str:
     return str(error)
 
 
-def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int]:
-    """Write the rows with one more column, NO_LINE; return how many there were and how many of them could not be read."""
+def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO, gone: Forgotten) -> tuple[int, int]:
+    """Write the rows with one more column, NO_LINE; return how many there were, forgotten shoppers' aside, and how many of them could not be read."""
     csv.field_size_limit(LONGEST_FIELD)
     lines: list[str] = []  # of the record that is being read
     reader = csv.reader(_remembered(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=""), lines), strict=False)
@@ -226,6 +231,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
     if source.user_column not in header:
         raise Unreadable(f"the column {source.user_column} is missing; found are {_columns_found(tuple(source.columns), header)}")
     user = header.index(source.user_column)
+    texts = [header.index(name) for name in source.free_text if name in header]
     kept = [place for place, name in enumerate(header) if name in source.columns]
     if twice := sorted({header[place] for place in kept if header.count(header[place]) > 1}):
         raise Unreadable(f"more than one column is named {', '.join(twice)}")
@@ -241,7 +247,12 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO) -> tuple[int, int
             broken += 1
             writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
-            row[user] = pseudonym(_plain_id(row[user])) if row[user].strip() else ""
+            row[user] = pseudonym(plain_id(row[user])) if row[user].strip() else ""
+            if gone.covers(row[user]):
+                rows -= 1
+                continue
+            for text_column in texts:
+                row[text_column] = masked(row[text_column])
             writer.writerow([*(row[place] for place in kept), ""])
     text.detach()
     return rows, broken
@@ -280,8 +291,8 @@ def _columns_found(names: tuple[str, ...], header: list[str]) -> str:
     return ", ".join([*known, *([f"{unknown} unknown"] if unknown else [])]) or "none"
 
 
-def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO) -> tuple[int, int]:
-    """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return how many there were and how many of them could not be read."""
+def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO, gone: Forgotten) -> tuple[int, int]:
+    """Write the rows, or for a line that cannot be read a row of NO_LINE alone; return the counts as `_take_csv` does."""
     decode, encode = msgspec.json.Decoder(dict[str, Any]).decode, msgspec.json.Encoder().encode
     rows = broken = 0
     for number, line in enumerate(raw, start=1):
@@ -296,7 +307,15 @@ def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO) -> tuple[
                 rest = {name: value for name, value in delivered.items() if name not in source.columns}
                 row[source.rest] = {**given, **rest} if isinstance(given, dict) else {**({source.rest: given} if given else {}), **rest}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
-                row[source.user_column] = pseudonym(_plain_id(str(user)))
+                row[source.user_column] = pseudonym(plain_id(str(user)))
+                if gone.covers(row[source.user_column]):
+                    rows -= 1
+                    continue
+            for name in source.free_text:
+                if written := row.get(name):
+                    text = written if isinstance(written, str) else encode(written).decode()  # a number or a list is somebody's mistake, and may hold anything
+                    if (safe := masked(text)) != text:
+                        row[name] = safe
             inside = encode(row)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:  # half a surrogate pair has no bytes; a line may nest too deeply
             broken += 1
@@ -314,7 +333,7 @@ def _text_only(raw: BinaryIO) -> BinaryIO:
     return raw
 
 
-def _plain_id(user: str) -> str:
+def plain_id(user: str) -> str:
     """Return an id as every system writes it: spreadsheets turn 17850 into 17850.0."""
     return re.sub(r"^(\d+)\.0+$", r"\1", user.strip())
 

@@ -42,6 +42,7 @@ CATALOGUE = Source(
         "price not positive": f"price IS NOT NULL AND NOT {CENTS} BETWEEN 1 AND 100000000000",
     },
     must_have=("id", "title", "price"),
+    free_text=("title", "short_description"),
 )
 
 ADAPTER = Adapter(

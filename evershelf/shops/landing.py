@@ -5,7 +5,6 @@ import gzip
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ import msgspec
 from evershelf import storage
 from evershelf.settings import load_settings
 from evershelf.shops.adapter import Source
-from evershelf.storage import local_path
+from evershelf.storage import Place, at, glob
 
 REJECTED = "_REJECTED.json"
 CORRECTIONS = "_CORRECTIONS.json"
@@ -27,11 +26,11 @@ class Rejection(msgspec.Struct, frozen=True):
     reason: str
 
 
-def landing_folder(source: str, day: date) -> Path:
-    return local_path(load_settings().url("landing")) / source / f"{PREFIX}{day.isoformat()}"
+def landing_folder(source: str, day: date) -> Place:
+    return at(load_settings().url("landing")) / source / f"{PREFIX}{day.isoformat()}"
 
 
-def landed_files(source: str, day: date) -> list[Path]:
+def landed_files(source: str, day: date) -> list[Place]:
     """Return the whole files of a landing day, by name; unfinished and special ones are left out."""
     folder = landing_folder(source, day)
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))) if folder.is_dir() else []
@@ -41,7 +40,7 @@ def count_rows(source: Source, day: date) -> int:
     """Count the rows of a landing day's files, with the standard library alone."""
     rows = 0
     for path in landed_files(source.name, day):
-        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="") as file:
+        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", errors="replace", newline="") as file:
             rows += sum(1 for _ in csv.reader(file)) - 1 if source.format == "csv" else sum(1 for line in file if line.strip(" \r\n"))
     return rows
 
@@ -51,7 +50,7 @@ def fingerprints(landings: Iterable[tuple[date, str]]) -> dict[str, str]:
     files = {
         f"{source}/{PREFIX}{day.isoformat()}/{path.name}": path
         for day, source in sorted(landings)
-        for path in (*landed_files(source, day), *landing_folder(source, day).glob(CORRECTIONS))
+        for path in (*landed_files(source, day), *glob(landing_folder(source, day), CORRECTIONS))
     }
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items()}
 
@@ -89,5 +88,5 @@ def land(source: str, day: date, name: str, content: bytes) -> None:
 
 def landing_days(sources: tuple[str, ...]) -> list[date]:
     """Return every day on which anything landed, or was refused."""
-    root = local_path(load_settings().url("landing"))
-    return sorted({date.fromisoformat(folder.name.removeprefix(PREFIX)) for source in sources for folder in (root / source).glob(f"{PREFIX}*")})
+    root = at(load_settings().url("landing"))
+    return sorted({date.fromisoformat(folder.name.removeprefix(PREFIX)) for source in sources for folder in glob(root / source, f"{PREFIX}*")})

@@ -73,6 +73,7 @@ LINES = Source(
         "quantity not positive": f"NOT coalesce(CASE WHEN {CANCELLED} THEN try_cast(Quantity AS int) < 0 ELSE try_cast(Quantity AS int) > 0 END, false)",
     },
     must_have=("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID"),
+    free_text=("Description",),
 )
 
 ADAPTER = Adapter(

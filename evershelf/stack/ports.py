@@ -11,6 +11,8 @@ _FIRST, _LAST = 20_000, 32_000
 PORT_VARIABLES = {
     "EVERSHELF_GATEWAY__PORT": "gateway",
     "EVERSHELF_MODEL_SERVER__PORT": "model-server",
+    "EVERSHELF_HDFS__PORT": "hdfs namenode",
+    "EVERSHELF_HDFS__WEB_PORT": "hdfs namenode, WebHDFS",
     "EVERSHELF_REDIS__PORT": "redis",
     "EVERSHELF_REDIS__REPLICA_PORTS": "redis replicas",
     "EVERSHELF_REDIS__SENTINELS": "redis sentinels",

@@ -11,6 +11,7 @@ import httpx
 
 from evershelf.errors import CommandFailed
 from evershelf.settings import RedisSettings, Settings
+from evershelf.stack.hdfs import hdfs_programs, hdfs_works
 from evershelf.stack.redis import redis_ports, redis_programs
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,6 +49,12 @@ def services(settings: Settings) -> dict[str, Service]:
     prometheus = f"http://127.0.0.1:{telemetry.prometheus_port}"
     airflow = f"http://127.0.0.1:{settings.airflow.port}"
     every = (
+        Service(
+            name="hdfs",
+            programs=hdfs_programs(settings),
+            ready=lambda: hdfs_works(settings.hdfs),
+            ports=(settings.hdfs.port, settings.hdfs.web_port),
+        ),
         Service(
             name="redis",
             programs=redis_programs(settings),

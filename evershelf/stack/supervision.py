@@ -25,6 +25,7 @@ from evershelf import storage
 from evershelf.errors import CommandFailed
 from evershelf.settings import CONFIG_VARIABLE, Settings, config_file
 from evershelf.stack.airflow import airflow_environment, prepare_airflow
+from evershelf.stack.hdfs import prepare_hdfs
 from evershelf.stack.ports import is_free
 from evershelf.stack.redis import write_redis_config
 from evershelf.stack.services import CHECKOUT, DEPLOY, Service, find_program, program_path, services
@@ -101,6 +102,8 @@ def start(settings: Settings, names: Iterable[str], overrides: Mapping[str, str]
             started = time.monotonic()
             prepare_airflow(_environment(settings, overrides), logs / "airflow-prepare.log")
             say(f"airflow        database ready in {time.monotonic() - started:.1f} s")
+        elif service.name == "hdfs":
+            prepare_hdfs(settings, logs / "hdfs-prepare.log")
         for program in service.programs:
             supervisor.startProcess(program, False)
     started = time.monotonic()
@@ -134,7 +137,11 @@ def stop(home: Path) -> list[str]:
         return []
     if supervisor := _supervisor(record):
         with suppress(OSError, xmlrpc.client.Error):
-            _connect(record).shutdown()
+            connected = _connect(record)
+            for program in connected.getAllProcessInfo():
+                with suppress(xmlrpc.client.Fault):  # it runs
+                    connected.removeProcessGroup(program["name"])  # supervisord takes a second for each that it shuts down, also for one that never ran
+            connected.shutdown()
         with suppress(psutil.TimeoutExpired):
             supervisor.wait(60)
         with suppress(psutil.NoSuchProcess):

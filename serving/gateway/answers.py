@@ -120,6 +120,9 @@ class Hold(Struct, frozen=True):
     at: str
 
 
+Tombstone = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
 class RungStatus(Struct, frozen=True):
     state: Literal["closed", "open"]
     answers: int
@@ -157,7 +160,8 @@ class EventCounts(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """One gateway's state. Counters only grow while the process lives.
 
-    `requests` counts valid requests for an answer that were let in, answered or not; `shed` those that were turned away because the gateway was full.
+    `requests` counts valid requests for an answer that were let in, answered or not; `shed` those that were turned away because the gateway was full;
+    `forgotten` the tombstones that it goes by.
     """
 
     name: str
@@ -175,6 +179,7 @@ class Status(Struct, frozen=True):
     requests: int
     shed: int
     events: EventCounts
+    forgotten: int = 0
 
 
 class Tried(Struct, frozen=True):

@@ -40,7 +40,12 @@ class App:
             "/v1/recommend": gateway.recommend,
             "/v1/similar": gateway.similar,
         }
-        self._writers: dict[str, Writer] = {"/v1/events": gateway.accept, "/admin/follow": lambda body: gateway.follow(), "/admin/hold": gateway.hold}
+        self._writers: dict[str, Writer] = {
+            "/v1/events": gateway.accept,
+            "/admin/follow": lambda body: gateway.follow(),
+            "/admin/hold": gateway.hold,
+            "/admin/forget": gateway.forget,
+        }
         self._plain: dict[str, Callable[[], tuple[int, bytes]]] = {
             "/v1/status": lambda: (200, encode(gateway.status())),
             "/healthz": lambda: (200, b'{"alive":true}'),

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import msgspec
 
 from evershelf import snapshot, storage
 from evershelf.errors import EvershelfError
+from evershelf.storage import Place
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway.answers import Arm, Hold
 from serving.gateway.ladder import Ladder
@@ -89,6 +90,14 @@ def _place(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
+def _with_originals(name: str | None, log: LiveState) -> Iterator[str]:
+    """Yield a snapshot, then those whose places it took."""
+    originals = {copy: original for original, copy in log.copies.items()}
+    while name:
+        yield name
+        name = originals.get(name)
+
+
 class Follower:
     """Keeps `live` in step with the promotion log. Its methods may be called from any thread but the event loop's; `live` may be read from all.
 
@@ -98,7 +107,7 @@ class Follower:
         ladder: builds the rungs of a snapshot from its registration number.
     """
 
-    def __init__(self, home: Path, log: PromotionLog, snapshots: Path, ladder: Callable[[int], Ladder]) -> None:
+    def __init__(self, home: Path, log: PromotionLog, snapshots: Place, ladder: Callable[[int], Ladder]) -> None:
         self._state_file, self._copies = home / "state.json", home / "snapshots"
         self._log, self._source, self._ladder = log, snapshots, ladder
         self._swapping = threading.Lock()  # over live, _loaded and the state file; held for moments
@@ -192,7 +201,7 @@ class Follower:
     def _read_log(self) -> None:
         try:
             state = self._log.state()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, EvershelfError, msgspec.MsgspecError) as error:
             self.problems[_LOG] = f"cannot be read: {error}"
             return
         with self._swapping:
@@ -207,17 +216,21 @@ class Follower:
     def _swap(self, live: Live) -> None:
         """Put a new state in place: live in one assignment, then remembered on disk when it decides something. A full disk never delays a rollback."""
         decided = (live.log, live.hold) != (self.live.log, self.live.hold)
-        log, loaded = live.log, self._loaded
+        log = live.log
         self.live = Live(
             log=log,
             hold=live.hold,
-            stable=loaded.get(log.stable or ""),
-            canary=loaded.get(log.canary or ""),
-            last_good=next((loaded[name] for name in log.last_good if name in loaded), None),
-            held=loaded.get(live.hold.snapshot_id) if live.hold else None,
+            stable=self._find(log.stable, log),
+            canary=self._find(log.canary, log),
+            last_good=next((found for name in log.last_good if (found := self._find(name, log))), None),
+            held=self._find(live.hold.snapshot_id, log) if live.hold else None,
         )
         if decided or not self._saved:
             self._save()
+
+    def _find(self, name: str | None, log: LiveState) -> Loaded | None:
+        """Return a snapshot; while it is a copy without forgotten shoppers that is not loaded yet, the one whose place it takes (they are strangers anyway)."""
+        return next((self._loaded[one] for one in _with_originals(name, log) if one in self._loaded), None)
 
     def _save(self) -> None:
         """Remember on disk what was decided; what the disk does not take is tried again with every look at the log."""
@@ -249,7 +262,7 @@ class Follower:
         return [name for name in self._wanted() if name not in self._loaded and self._retry_at.get(name, 0.0) <= now]
 
     def _load_missing(self, *, copy: bool) -> None:
-        while missing := [name for name in self._missing() if copy or (self._copies / name).is_dir()]:
+        while missing := self._missing() if copy else self._at_hand():
             name = missing[0]
             try:
                 loaded = self._load(name, copy=copy)
@@ -265,6 +278,11 @@ class Follower:
                 self._loaded[name] = loaded
                 self._opened[name] = weakref.ref(loaded)
                 self._swap(self.live)
+
+    def _at_hand(self) -> list[str]:
+        """Return what of the missing this disk has, or of a redacted copy that it does not have, the original."""
+        on_disk = (next((one for one in _with_originals(name, self.live.log) if (self._copies / one).is_dir()), None) for name in self._missing())
+        return [name for name in on_disk if name and name not in self._loaded]
 
     def _load(self, name: str, *, copy: bool) -> Loaded:
         opened = self._opened.get(name)

@@ -13,12 +13,27 @@ from typing import BinaryIO
 import msgspec
 
 from evershelf.contracts import EVENT_TYPES
+from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
-from evershelf.storage import local_path
+from evershelf.storage import at
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway import requests, slate, why
-from serving.gateway.answers import MAX_EVENTS, MAX_USER_ID_BYTES, Accepted, Answer, Arm, Event, EventCounts, HoldWish, LandedEvent, RungStatus, Status, Why
+from serving.gateway.answers import (
+    MAX_EVENTS,
+    MAX_USER_ID_BYTES,
+    Accepted,
+    Answer,
+    Arm,
+    Event,
+    EventCounts,
+    HoldWish,
+    LandedEvent,
+    RungStatus,
+    Status,
+    Tombstone,
+    Why,
+)
 from serving.gateway.counters import Counters
 from serving.gateway.following import Follower, Live, Loaded
 from serving.gateway.journal import Journal
@@ -27,6 +42,7 @@ from serving.gateway.memory import AnswerMemory
 from serving.gateway.question import Kind, Question, RecentEvent
 from serving.gateway.recent import RecentEvents
 from serving.gateway.requests import Refused
+from serving.gateway.tombstones import Tombstones
 from serving.promotion.log import PromotionLog
 from serving.stores.redis_store import RedisReader
 from serving.tf_serving.client import RankerClient
@@ -51,14 +67,16 @@ class Gateway:
         self._reader = RedisReader(settings.redis)
         self.counters = Counters()
         self.recent = RecentEvents()
-        self.journal = Journal(self.home / "events", local_path(settings.url("landing")), self.settings.name)
+        self.tombstones = Tombstones(self.home / "forgotten.json")
+        self.journal = Journal(self.home / "events", at(settings.url("landing"), patient=False), self.settings.name, self._gone)
         self.follower = Follower(
             self.home,
-            PromotionLog(local_path(settings.url("promotions"))),
-            local_path(settings.url("snapshots")),
+            PromotionLog(at(settings.url("promotions"), patient=False)),
+            at(settings.url("snapshots"), patient=False),
             lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
         self.memory = AnswerMemory(self.settings.remembered_answers)
+        self._dropped = self.tombstones.known  # whose data this process no longer holds
         self._explaining = asyncio.Lock()  # explanations must not add up to a load
         self._started, self._started_at = time.monotonic(), datetime.now(UTC)
         self._deadline = self.settings.deadline.total_seconds()
@@ -66,8 +84,11 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        await asyncio.to_thread(self.follower.start, self.settings.log_poll.total_seconds())
-        self._tasks = [asyncio.create_task(self._reader.connect()), asyncio.create_task(self._ship_forever()), asyncio.create_task(self._send_forever())]
+        poll = self.settings.log_poll.total_seconds()
+        await asyncio.to_thread(self.tombstones.start, poll)  # before the first answer
+        await asyncio.to_thread(self.follower.start, poll)
+        forever = (self._reader.connect(), self._ship_forever(), self._send_forever(), self._drop_forever(poll))
+        self._tasks = [asyncio.create_task(task) for task in forever]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -75,6 +96,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close()
         await asyncio.to_thread(self.follower.stop)
+        await asyncio.to_thread(self.tombstones.stop)
         await self._ranker.close()
         await self._reader.close()
         self._own_home.close()
@@ -88,6 +110,22 @@ class Gateway:
         while True:
             await asyncio.sleep(_SEND_EVERY)
             await self.counters.send()
+
+    async def _drop_forever(self, poll: float) -> None:
+        while True:
+            await asyncio.sleep(poll)
+            if self.tombstones.known is not self._dropped:
+                await self._drop()
+
+    def _gone(self, user: str | None) -> bool:
+        return self.tombstones.known.covers(user)
+
+    async def _drop(self) -> None:
+        """Drop from memory what belongs to forgotten shoppers. Nothing asks for it any more: this is so that it is not there."""
+        known, shoppers, answers = self.tombstones.known, self.recent.shoppers(), self.memory.answers()
+        self.recent.drop(await asyncio.to_thread(lambda: [user for user in shoppers if known.covers(user)]))
+        self.memory.drop(await asyncio.to_thread(lambda: [request_id for request_id, user in answers if known.covers(user)]))
+        self._dropped = known
 
     @property
     def ready(self) -> bool:
@@ -134,6 +172,8 @@ class Gateway:
         session = requests.session_id(given)
         request_id = os.urandom(16).hex()
         user = pseudonym(raw_user) if raw_user else None
+        if self._gone(user):
+            user = None  # a guest, who has no past
         recent = [*(self.recent.of(user) if user else ()), *seen]
         self.counters.requests += 1
         live = self.follower.live
@@ -155,7 +195,8 @@ class Gateway:
             quality = loaded.store.manifest.rung_quality[rung]
             answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
             try:
-                self.memory.add(question, answer, milliseconds, unable)
+                if not self._gone(user):  # who may have been forgotten just now
+                    self.memory.add(question, answer, milliseconds, unable)
             except Exception:  # what is only for `evershelf why` must not cost a shopper the answer
                 logger.exception("answer %s is not remembered", request_id)
             return answer
@@ -170,7 +211,7 @@ class Gateway:
             Refused: this gateway did not give it, or has forgotten it.
         """
         answered = self.memory.find(request_id)
-        if answered is None:
+        if answered is None or self._gone(answered.user):
             raise Refused(
                 404,
                 "not_remembered",
@@ -181,7 +222,7 @@ class Gateway:
             return await why.explain(request_id, answered, self.follower.find(answered.snapshot_id), self.settings.name)
 
     async def accept(self, body: bytes) -> Accepted:
-        """Take events: all of them on disk, or none acknowledged.
+        """Take events: all of them on disk, or none acknowledged. A forgotten shopper's are acknowledged like any other, and not kept.
 
         Raises:
             Refused: an event breaks the contract; names the place.
@@ -198,15 +239,16 @@ class Gateway:
         for place, event in enumerate(events):
             self._check(place, event)
         received_at = datetime.now(UTC)
-        landed = [_landed(event, received_at) for event in events]
+        landed = [event for event in (_landed(event, received_at) for event in events) if not self._gone(event.user_id)]
         if landed:
             await self.journal.append(str(received_at.astimezone(self._zone).date()), [msgspec.json.encode(event) for event in landed])
-        for event in landed:
+        for event in events:
             self.counters.reported(event.snapshot_id, event.type)
-            if event.user_id and event.item_id:
+        for event in landed:
+            if event.user_id and event.item_id and not self._gone(event.user_id):  # who may have been forgotten just now
                 self.recent.add(event.user_id, event.type, event.item_id, event.event_time.timestamp())
         self.counters.accepted(len(landed))
-        return Accepted(len(landed))
+        return Accepted(len(events))
 
     def _check(self, place: int, event: Event) -> None:
         """Check what a type cannot say."""
@@ -222,6 +264,15 @@ class Gateway:
             raise _refused_event(place, "query", "is missing; a search needs it")
         if event.type != "search" and not event.item_id:
             raise _refused_event(place, "item_id", f"is missing; an event of type {event.type} needs it")
+
+    async def forget(self, body: bytes) -> Status:
+        try:
+            names = msgspec.json.decode(body, type=list[Tombstone])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Refused(400, "invalid_json", f"{error}. The body must be a list of tombstones, 64 hex digits each; nobody was forgotten.") from None
+        await asyncio.to_thread(self.tombstones.add, names)
+        await self._drop()
+        return self.status()
 
     async def follow(self) -> Status:
         await asyncio.to_thread(self.follower.follow, now=True)
@@ -253,13 +304,14 @@ class Gateway:
             last_good=live.last_good.snapshot_id if live.last_good else None,
             held=live.hold,
             loaded=self.follower.loaded,
-            problems=dict(self.follower.problems),
+            problems=self.follower.problems | self.tombstones.problems,
             uptime_s=round(time.monotonic() - self._started, 3),
             rungs=rungs,
             answers=self.counters.status(),
             requests=self.counters.requests,
             shed=self.counters.shed,
             events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting, self.counters.events_shed),
+            forgotten=len(self.tombstones.known),
         )
 
 
@@ -292,4 +344,6 @@ def _landed(event: Event, received_at: datetime) -> LandedEvent:
     fields["event_time"] = event.event_time.astimezone(UTC)
     if event.user_id:
         fields["user_id"] = pseudonym(event.user_id)
+    if event.query:
+        fields["query"] = masked(event.query)
     return LandedEvent(**fields, received_at=received_at)

@@ -13,15 +13,18 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from evershelf import storage
 from evershelf.errors import EvershelfError
+from evershelf.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,22 @@ SOURCE = "gateway"  # the landing folder
 _SUFFIX = ".jsonl"
 
 
-class Journal:
-    """The journal of one gateway. `append` runs on the event loop, `ship` on any other thread."""
+class _Line(msgspec.Struct):
+    user_id: str | None = None
 
-    def __init__(self, folder: Path, landing: Path, gateway: str) -> None:
-        self._folder, self._landing, self._gateway = folder, landing, gateway
+
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+class Journal:
+    """The journal of one gateway. `append` runs on the event loop, `ship` on any other thread.
+
+    Args:
+        gone: whether the shopper of a pseudonym was forgotten; their events go no further.
+    """
+
+    def __init__(self, folder: Path, landing: Place, gateway: str, gone: Callable[[str | None], bool]) -> None:
+        self._folder, self._landing, self._gateway, self._gone = folder, landing, gateway, gone
         self._open: dict[str, tuple[Path, BinaryIO]] = {}
         self._lock = threading.Lock()  # over _open and the two counters
         self._shipping = threading.Lock()
@@ -131,7 +145,12 @@ class Journal:
             return count
 
     def _ship(self, segment: Path) -> int:
-        lines = _whole_lines(segment)
+        whole = _whole_lines(segment)
+        lines = [line for line in whole if not self._gone(_decode(line).user_id)]
+        if len(lines) < len(whole):  # from this disk too, however long landing is away
+            storage.replace(segment, b"".join(line + b"\n" for line in lines))
+            with self._lock:
+                self.waiting = max(self.waiting - (len(whole) - len(lines)), 0)
         if lines:
             target = self._landing / SOURCE / f"landing_dt={segment.parent.name}" / f"{segment.name}.gz"
             with suppress(FileExistsError):  # shipped before this process died; the same segment, the same bytes

@@ -1,11 +1,13 @@
 """What this gateway answered last, for `evershelf why`: bounded memory, lost with the process, never on disk."""
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 import msgspec
 
 from evershelf.contracts.rungs import Rung
+from evershelf.free_text import masked
 from serving.gateway.answers import Answer, Arm, Skipped
 from serving.gateway.question import Kind, Question, RecentEvent
 
@@ -60,7 +62,7 @@ class AnswerMemory:
             question.kind,
             question.k,
             question.user,
-            question.text,
+            masked(question.text),
             question.item_id,
             question.category,
             list(question.recent),
@@ -80,6 +82,15 @@ class AnswerMemory:
         self._bytes += len(content)
         while len(self._by_id) > self.most or self._bytes > self.most * _BYTES_EACH:
             self._bytes -= len(self._by_id.popitem(last=False)[1])
+
+    def answers(self) -> Iterator[tuple[str, str | None]]:
+        """Return the request id and the shopper of each answer of now; they may be gone through on any thread."""
+        now = list(self._by_id.items())
+        return ((request_id, _decode(content).user) for request_id, content in now)
+
+    def drop(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            self._bytes -= len(self._by_id.pop(request_id, b""))
 
     def find(self, request_id: str) -> Remembered | None:
         content = self._by_id.get(request_id)

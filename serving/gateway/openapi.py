@@ -59,6 +59,12 @@ def document() -> dict[str, Any]:
             "/openapi.json": _get("This document", None),
             "/admin/follow": _post("Read the promotion log now", Status, None, secured=True),
             "/admin/hold": _post("Break-glass: serve one loaded snapshot until the log decides again", Status, _ref(HoldWish), secured=True),
+            "/admin/forget": _post(
+                "Forget shoppers: their tombstones, as `evershelf forget` makes them",
+                Status,
+                {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
+                secured=True,
+            ),
         },
         "components": {"schemas": components, "securitySchemes": {"admin": {"type": "http", "scheme": "bearer"}}},
     }

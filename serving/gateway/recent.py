@@ -1,7 +1,7 @@
 """What shoppers did since the snapshot, as far as this gateway was told: bounded memory, lost with the process, never the only copy."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from evershelf.contracts import EVENT_TYPES
 from serving.gateway.question import RecentEvent
@@ -25,6 +25,13 @@ class RecentEvents:
         events.append(RecentEvent(item_id, EVENT_TYPES.index(event_type), time))
         if len(self._by_user) > _SHOPPERS:
             self._by_user.popitem(last=False)
+
+    def shoppers(self) -> list[str]:
+        return list(self._by_user)
+
+    def drop(self, users: Iterable[str]) -> None:
+        for user in users:
+            self._by_user.pop(user, None)
 
     def of(self, user: str) -> Sequence[RecentEvent]:
         """Return a shopper's events, newest last."""

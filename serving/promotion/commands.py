@@ -15,7 +15,7 @@ from rich.table import Table
 from evershelf import snapshot as store
 from evershelf.errors import SnapshotDamaged
 from evershelf.settings import load_settings
-from evershelf.storage import local_path
+from evershelf.storage import at
 from serving.errors import PromotionRefused
 from serving.gateway.answers import Status
 from serving.promotion.log import LiveState, PromotionLog
@@ -33,7 +33,7 @@ def _say(line: str) -> None:
 
 
 def _log() -> PromotionLog:
-    return PromotionLog(local_path(load_settings().url("promotions")))
+    return PromotionLog(at(load_settings().url("promotions")))
 
 
 @click.command()
@@ -93,7 +93,7 @@ def _models(models: dict[int, str] | None, state: LiveState) -> str:
 @_JSON
 def snapshots(verify: bool, as_json: bool) -> None:
     """List the stored snapshots, newest data first. Exits with 1 when one is damaged."""
-    folder = local_path(load_settings().url("snapshots"))
+    folder = at(load_settings().url("snapshots"))
     state = _log().state()
     found = []
     for snapshot_id in store.stored_snapshots(folder):

@@ -46,6 +46,10 @@ class Gateways:
         wish = {"snapshot_id": snapshot_id, "epoch": epoch, "why": why}
         return self._all(lambda url: self._client.post(f"{url}/admin/hold", headers=self._authorized(), json=wish), Status)
 
+    def forget(self, tombstones: Sequence[str]) -> Reached:
+        """Make every gateway go by more tombstones."""
+        return self._all(lambda url: self._client.post(f"{url}/admin/forget", headers=self._authorized(), json=tombstones), Status)
+
     def close(self) -> None:
         self._client.close()
 

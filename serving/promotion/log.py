@@ -9,24 +9,25 @@ import re
 import socket
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from evershelf import storage
 from evershelf.errors import StorageError
+from evershelf.storage import Place
 from evershelf.telemetry import PROMOTION_DECISIONS, metrics
 from serving.errors import PromotionRefused
 
-Kind = Literal["registered", "warming", "canary", "promoted", "rejected", "rolled_back", "pinned", "frozen"]
+Kind = Literal["registered", "warming", "canary", "promoted", "rejected", "rolled_back", "pinned", "frozen", "redacted"]
 _NAME = re.compile(r"(\d{6})\.json")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One decision. `seq` numbers the log from 1; a snapshot's registration number is the `seq` of its `registered` record.
 
-    `share` is the canary's share of shoppers; `to` the snapshot that a rollback went back to; `on` whether a pin or a freeze starts or ends.
+    `share` is the canary's share of shoppers; `to` the snapshot that a rollback went back to, or the copy without forgotten shoppers that takes this one's
+    place; `on` whether a pin or a freeze starts or ends.
     """
 
     seq: int
@@ -52,6 +53,7 @@ class LiveState:
         out: rejected or rolled-back snapshots; never a target again.
         pinned: promotions are refused until the pin is taken off.
         frozen: promotions are refused, automatic rollbacks too.
+        copies: redacted snapshot to the copy that took its place in all of the above, with its registration number: the model is the same.
     """
 
     seq: int = 0
@@ -64,6 +66,13 @@ class LiveState:
     pinned: bool = False
     frozen: bool = False
     since: str = ""
+    copies: dict[str, str] = field(default_factory=dict)
+
+    def current(self, snapshot_id: str) -> str:
+        """Return what a snapshot is called now."""
+        while snapshot_id in self.copies:
+            snapshot_id = self.copies[snapshot_id]
+        return snapshot_id
 
     @property
     def last_good(self) -> tuple[str, ...]:
@@ -90,24 +99,45 @@ class LiveState:
                 been = tuple(other for other in self.been_stable if other != snapshot)
                 out = self.out | {snapshot} | ({self.canary} if self.canary else set())
                 return replace(state, stable=record.to, canary=None, canary_share=0.0, been_stable=been, out=out, since=record.at)
+            case "redacted":
+                return self._redacted(state, snapshot, record.to or "")
             case "pinned":
                 return replace(state, pinned=record.on)
             case "frozen":
                 return replace(state, frozen=record.on)
 
+    @staticmethod
+    def _redacted(state: "LiveState", old: str, new: str) -> "LiveState":
+        def renamed(snapshot: str | None) -> str | None:
+            return new if snapshot == old else snapshot
+
+        return replace(
+            state,
+            stable=renamed(state.stable),
+            canary=renamed(state.canary),
+            been_stable=tuple(new if snapshot == old else snapshot for snapshot in state.been_stable),
+            registrations={**state.registrations, **({new: state.registrations[old]} if old in state.registrations else {})},
+            out=state.out | {old} | ({new} if old in state.out else set()),
+            copies={**state.copies, old: new},
+        )
+
 
 class PromotionLog:
     """The log in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
+        self._known: dict[int, Record] = {}  # a record never changes, and whoever follows the log reads it several times a second
 
     def records(self, after: int = 0) -> list[Record]:
         """Return the records with a sequence number above `after`, in order."""
         if not self.folder.is_dir():
             return []
         numbers = sorted(int(match[1]) for child in self.folder.iterdir() if (match := _NAME.fullmatch(child.name)))
-        return [msgspec.json.decode(self._path(number).read_bytes(), type=Record) for number in numbers if number > after]
+        for number in numbers:
+            if number > after and number not in self._known:
+                self._known[number] = msgspec.json.decode(self._path(number).read_bytes(), type=Record)
+        return [self._known[number] for number in numbers if number > after]
 
     def state(self) -> LiveState:
         state = LiveState()
@@ -163,5 +193,5 @@ class PromotionLog:
             metrics().incr(PROMOTION_DECISIONS.format(kind=kind))
             return record
 
-    def _path(self, number: int) -> Path:
+    def _path(self, number: int) -> Place:
         return self.folder / f"{number:06d}.json"

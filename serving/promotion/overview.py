@@ -2,10 +2,9 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +13,9 @@ from evershelf import snapshot as snapshots
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION
-from evershelf.errors import EvershelfError, SnapshotDamaged
+from evershelf.errors import EvershelfError, SnapshotDamaged, StorageError
 from evershelf.settings import Settings, load_settings
-from evershelf.storage import local_path
+from evershelf.storage import Place, at
 from serving.errors import ModelServerError
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering, missing
@@ -78,10 +77,10 @@ class Overview:
 def look() -> Overview:
     """Look at the log, the gateways and the model server. Whatever is away is a problem that is named, never an error."""
     settings = load_settings()
-    store = local_path(settings.url("snapshots"))
+    store = at(settings.url("snapshots"), patient=False)
     problems: list[str] = []
     try:
-        state = PromotionLog(local_path(settings.url("promotions"))).state()
+        state = PromotionLog(at(settings.url("promotions"), patient=False)).state()
     except (OSError, EvershelfError, msgspec.MsgspecError) as error:
         state = LiveState()
         problems.append(f"the promotion log cannot be read: {error}; gateways go on with what they know")
@@ -92,7 +91,11 @@ def look() -> Overview:
         gateways.close()
     statuses = answering(reached)
     models = _models(settings)
-    target = last_good(state, store)
+    try:
+        target = last_good(state, store)
+    except StorageError as error:
+        target = None
+        problems.append(f"the snapshots cannot be read: {error}")
     age = _data_age_days(state.stable)
     tables = head_tables()
     problems += [f"the table {name} is lost: {state.why}; without it {state.without}" for name, state in tables.items() if state.health == "lost"]
@@ -105,7 +108,7 @@ def look() -> Overview:
         models=models,
         rungs={rung: sum(status.rungs[rung].answers for status in statuses if rung in status.rungs) for rung in RUNGS},
         quality=_expected_quality(store, state.stable),
-        figures=figures(statuses, store, state.stable, settings.gateway.deadline, tables),
+        figures=figures(statuses, store, state.stable, settings.gateway.deadline, tables, state.current),
         problems=problems,
     )
 
@@ -129,8 +132,19 @@ class Figures:
     table_health: dict[str, str | None]
 
 
-def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadline: timedelta, tables: Mapping[str, "TableState"]) -> Figures:
-    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is."""
+def figures(
+    statuses: Sequence[Status],
+    store: Place,
+    stable: str | None,
+    deadline: timedelta,
+    tables: Mapping[str, "TableState"],
+    current: Callable[[str], str] = str,
+) -> Figures:
+    """Work out A, P and A x P. A latency is known by its bucket only: an answer counts as in time when its whole bucket is.
+
+    Args:
+        current: what a snapshot that answered is called now; a redacted one is stored under the name of its copy.
+    """
     valid, in_time, quality = sum(status.requests + status.shed for status in statuses), 0, 0.0
     measured = True
     for status in statuses:
@@ -138,8 +152,8 @@ def figures(statuses: Sequence[Status], store: Path, stable: str | None, deadlin
             within = bisect_right(answers.latency_ms.bounds, deadline.total_seconds() * 1000)
             in_time += sum(answers.latency_ms.counts[:within])
             try:
-                of_rung = snapshots.read_manifest(store / snapshot_id).rung_quality
-            except SnapshotDamaged:
+                of_rung = snapshots.read_manifest(store / current(snapshot_id)).rung_quality
+            except (SnapshotDamaged, StorageError):
                 measured = False  # its quality is not known here
                 continue
             quality += sum(count * of_rung.get(rung, 0.0) for rung, count in answers.by_rung.items())
@@ -168,21 +182,21 @@ def head_tables() -> dict[str, "TableState"]:
     return {state.table: state for state in states if state.health != "absent"}
 
 
-def _expected_quality(store: Path, stable: str | None) -> dict[str, float]:
+def _expected_quality(store: Place, stable: str | None) -> dict[str, float]:
     try:
         return dict(snapshots.read_manifest(store / (stable or "none")).rung_quality)
-    except SnapshotDamaged:
+    except (SnapshotDamaged, StorageError):
         return {}
 
 
-def _accuracies(store: Path, stable: str | None) -> dict[str, float]:
+def _accuracies(store: Place, stable: str | None) -> dict[str, float]:
     try:
         return {name: float(measured["accuracy"]) for name, measured in _evaluation(store, stable)["heads"].items() if measured}
     except (KeyError, TypeError, AttributeError):
         return {}
 
 
-def _outdone(store: Path, stable: str | None) -> list[str]:
+def _outdone(store: Place, stable: str | None) -> list[str]:
     """Return a problem when stable's model is worth less to shoppers than the lists that are made from it: `live` should not stand above them then."""
     clicks = _evaluation(store, stable).get("rung_clicks") or {}
     live, lists = clicks.get("live", 0.0), clicks.get("stored", 0.0)
@@ -192,10 +206,10 @@ def _outdone(store: Path, stable: str | None) -> list[str]:
     return [f"stable's lists are expected to earn {more:.0%} more clicks than its model, which answers first: look at the model's evaluation"]
 
 
-def _evaluation(store: Path, stable: str | None) -> dict[str, Any]:
+def _evaluation(store: Place, stable: str | None) -> dict[str, Any]:
     try:
         return dict(msgspec.json.decode((store / (stable or "none") / EVALUATION).read_bytes()))
-    except (OSError, msgspec.MsgspecError, TypeError, ValueError):
+    except (OSError, StorageError, msgspec.MsgspecError, TypeError, ValueError):
         return {}
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from evershelf import snapshot as snapshots
 from evershelf.errors import EvershelfError, SnapshotDamaged
 from evershelf.settings import Settings, load_settings
-from evershelf.storage import local_path
+from evershelf.storage import Place, at
 from serving.errors import PromotionRefused, ServingError
 from serving.gateway.answers import Status
 from serving.promotion import golden, judge
@@ -64,7 +64,7 @@ def promote(snapshot_id: str, why: str, say: Say) -> Promotion:
         raise PromotionRefused(f"Another promotion is under way, so {snapshot_id} was not tried. Wait for it; `evershelf status` shows it.") from None
 
 
-def last_good(state: LiveState, store: Path) -> str | None:
+def last_good(state: LiveState, store: Place) -> str | None:
     """Return the newest snapshot, other than stable, that was stable, was never rolled back, and still verifies."""
     for snapshot_id in state.last_good:
         try:
@@ -78,9 +78,9 @@ def last_good(state: LiveState, store: Path) -> str | None:
 class _Promoter:
     def __init__(self, settings: Settings, snapshot_id: str, why: str, say: Say) -> None:
         self.settings, self.snapshot_id, self.why, self.say = settings, snapshot_id, why, say
-        self.store = local_path(settings.url("snapshots"))
+        self.store = at(settings.url("snapshots"))
         self.folder = self.store / snapshot_id
-        self.log = PromotionLog(local_path(settings.url("promotions")))
+        self.log = PromotionLog(at(settings.url("promotions")))
         self.models = ServedModels(settings)
         self.gateways = Gateways()
         self.notes: list[str] = []
@@ -148,16 +148,17 @@ class _Promoter:
         self.say(f"loading model version {held[self.snapshot_id]} beside {len(held) - 1} others")
         versions = list(held.values())
         self.models.hold(versions, _labels(state), self.settings.promotion.load_timeout)
-        asked = golden.check(self.folder, held[self.snapshot_id], self.models.admin)
-        self.say(f"{asked} golden queries gave the offline scores, from the model server and from the local ranker")
-        self.models.remember(versions)
-        self._write_redis()
+        with snapshots.at_hand(self.folder) as folder:
+            asked = golden.check(folder, held[self.snapshot_id], self.models.admin)
+            self.say(f"{asked} golden queries gave the offline scores, from the model server and from the local ranker")
+            self.models.remember(versions)
+            self._write_redis(folder)
 
-    def _write_redis(self) -> None:
+    def _write_redis(self, folder: Path) -> None:
         from serving.stores import redis_store
 
         try:
-            count = redis_store.write(self.folder, self.settings.redis)
+            count = redis_store.write(folder, self.settings.redis)
         except ServingError as error:
             self.notes.append("Redis does not hold it: the stored rung is skipped")
             self.say(f"warning: {error}")
@@ -282,7 +283,7 @@ class _Promoter:
             self.say(f"warning: {error}")
 
 
-def align(models: ServedModels, store: Path, state: LiveState, settings: Settings) -> None:
+def align(models: ServedModels, store: Place, state: LiveState, settings: Settings) -> None:
     """Make the model server hold what the log says, no more and no less, also after it restarts.
 
     Raises:
@@ -311,7 +312,7 @@ def forget(snapshot_ids: Iterable[str], settings: Settings, say: Say) -> None:
             say(f"warning: {snapshot_id} stays in Redis: {error}")
 
 
-def _wanted(state: LiveState, store: Path, candidate: str | None) -> dict[str, int]:
+def _wanted(state: LiveState, store: Place, candidate: str | None) -> dict[str, int]:
     """Return snapshot -> model version of all that must be loaded."""
     wanted = [snapshot_id for snapshot_id in (state.stable, last_good(state, store), candidate) if snapshot_id]
     return {snapshot_id: state.registrations[snapshot_id] for snapshot_id in wanted}

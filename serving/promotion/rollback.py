@@ -6,15 +6,14 @@ knows a newer decision; `<home>/rollback.pending.json` remembers what the log mu
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
 from evershelf import snapshot as snapshots
 from evershelf import storage
-from evershelf.errors import EvershelfError, SnapshotDamaged
+from evershelf.errors import EvershelfError
 from evershelf.settings import Settings, load_settings
-from evershelf.storage import local_path
+from evershelf.storage import Place, at
 from serving.errors import PromotionRefused
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering
@@ -65,7 +64,7 @@ def roll_back(to: str | None, why: str, say: Say, *, reconcile: bool = False) ->
     """
     settings = load_settings()
     started = time.monotonic()
-    log = PromotionLog(local_path(settings.url("promotions")))
+    log = PromotionLog(at(settings.url("promotions"), patient=False))
     gateways = Gateways(timeout=_TIMEOUT_S)
     try:
         reached = gateways.status()
@@ -74,7 +73,7 @@ def roll_back(to: str | None, why: str, say: Say, *, reconcile: bool = False) ->
         state = _readable_state(log, answering(reached))
         if state is None:
             return _break_glass(settings, gateways, answering(reached), to, why, started, say)
-        target = _target(state, to, answering(reached), local_path(settings.url("snapshots")))
+        target = _target(state, to, answering(reached), at(settings.url("snapshots"), patient=False))
         assert state.stable is not None
         try:
             log.append("rolled_back", state.stable, why, expected=state, to=target)
@@ -101,7 +100,7 @@ def _readable_state(log: PromotionLog, statuses: list[Status]) -> LiveState | No
     return None if any(status.seq > state.seq for status in statuses) else state
 
 
-def _target(state: LiveState, to: str | None, statuses: list[Status], store: Path) -> str:
+def _target(state: LiveState, to: str | None, statuses: list[Status], store: Place) -> str:
     """Return where to go: what every gateway has loaded was verified there; anything else is verified now."""
     if state.stable is None:
         raise PromotionRefused("Nothing was ever promoted, so there is nothing to go back from. Nothing was changed.")
@@ -115,7 +114,7 @@ def _target(state: LiveState, to: str | None, statuses: list[Status], store: Pat
             return candidate
         try:
             snapshots.verify(store / candidate)
-        except (SnapshotDamaged, OSError):
+        except (EvershelfError, OSError):
             continue
         return candidate
     raise PromotionRefused(
@@ -194,7 +193,7 @@ def _align(settings: Settings, log: PromotionLog, say: Say) -> None:
     """Let the model server unload what was rolled back. It has the target loaded already, so nothing waits for this."""
     models = ServedModels(settings)
     try:
-        align(models, local_path(settings.url("snapshots")), log.state(), settings)
+        align(models, at(settings.url("snapshots")), log.state(), settings)
     except (EvershelfError, OSError) as error:
         say(f"warning: {error}")
     finally:

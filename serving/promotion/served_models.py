@@ -4,12 +4,12 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 
-from evershelf import storage
+from evershelf import snapshot, storage
 from evershelf.contracts.model import CONFIG_FILE, MODEL_NAME
 from evershelf.contracts.snapshot import MODEL
 from evershelf.settings import Settings
+from evershelf.storage import Place
 from serving.errors import ModelServerError
 from serving.tf_serving.client import ModelServerAdmin, VersionStatus, config_file_content, server_config
 
@@ -29,13 +29,13 @@ class ServedModels:
         self.config_file = settings.served_models.absolute() / CONFIG_FILE
         self.admin = ModelServerAdmin(f"{settings.model_server.host}:{settings.model_server.port}")
 
-    def publish(self, snapshot: Path, version: int) -> None:
+    def publish(self, stored: Place, version: int) -> None:
         """Copy a snapshot's model into its version folder, which appears whole; one that is there already stays, because a version never changes."""
         target = self.base / str(version)
         if target.exists():
             return
         with storage.new_folder(target) as folder:  # its temporary name is no number, so the model server does not see it
-            shutil.copytree(snapshot / MODEL, folder, dirs_exist_ok=True)
+            snapshot.copy_part(stored, MODEL, folder)
 
     def hold(self, versions: Sequence[int], labels: Mapping[str, int], timeout: timedelta) -> None:
         """Make the model server hold exactly these versions, and wait until every one serves.

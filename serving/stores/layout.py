@@ -31,6 +31,7 @@ SEPARATOR = " > "  # between the parts of a category path
 SEARCH_FIELDS = {"title": 4.0, "brand": 2.0, "category": 1.5, "description": 1.0}
 SEARCH_NUMBER = "number"
 
+USERS = b"u:"  # prefix of what is stored of shoppers
 _LONGEST_KEY = 500  # LMDB takes 511 bytes
 
 Numbers = npt.NDArray[np.uint32]
@@ -77,7 +78,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def user_key(pseudonym: str) -> bytes:
-    return _bounded(b"u:", pseudonym)
+    return _bounded(USERS, pseudonym)
 
 
 def neighbours_key(number: int) -> bytes:

@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from evershelf.settings import RedisSettings
 from serving.errors import ServingError, SourceUnavailable
+from serving.stores.layout import USERS
 from serving.stores.snapshot_store import SnapshotStore
 
 # The client takes most of a second to import, and a gateway answers before it needs one: it is imported where it is used first.
@@ -127,6 +128,37 @@ def drop(snapshot_id: str, settings: RedisSettings) -> int:
                 batch = []
         if batch:
             removed += client.unlink(*batch)
+    return removed
+
+
+def forget(gone: Callable[[str], bool], settings: RedisSettings) -> int:
+    """Remove the entries of shoppers from every snapshot's lists, and have the servers write their append-only files anew without them.
+
+    Args:
+        gone: whether a pseudonym's shopper goes.
+
+    Returns:
+        Entries removed.
+
+    Raises:
+        ServingError: Redis is away.
+    """
+    import redis
+
+    removed = 0
+    try:
+        client, replicas = _connect(settings)
+        with client:
+            for key in client.scan_iter(match=namespace("*") + USERS + b"*", count=_PIPELINE):
+                if gone(key.rpartition(b":")[2].decode(errors="replace")):
+                    removed += client.unlink(key)
+            if removed:
+                client.wait(len(replicas), int(_REPLICATION_TIMEOUT * 1000))
+                for server in (client, *replicas):
+                    if cast("dict[str, str]", server.config_get("appendonly"))["appendonly"] == "yes":
+                        server.bgrewriteaof()
+    except redis.RedisError as error:
+        raise ServingError(f"Redis ({settings.where}) was not redacted: {error}. Gateways answer nobody who was forgotten from it; run it again.") from error
     return removed
 
 

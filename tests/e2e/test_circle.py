@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from evershelf import storage
 from evershelf.settings import load_settings
 from evershelf.stack import supervision
 from evershelf.stack.ports import free_ports
@@ -30,8 +31,8 @@ SMALL = {
 
 
 @pytest.fixture
-def shop(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    home /= "in any folder"  # a space is the character that addresses and command lines stumble over
+def shop(home: Path, monkeypatch: pytest.MonkeyPatch, shared: str) -> Iterator[Path]:
+    home /= "with-hdfs" if shared else "in any folder"  # a space is the character that addresses and command lines stumble over, HDFS's own too
     monkeypatch.setenv("EVERSHELF_HOME", str(home))
     for variable, value in {**SMALL, **free_ports()}.items():
         monkeypatch.setenv(variable, value)
@@ -48,8 +49,13 @@ def evershelf(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", ["", pytest.param("hdfs:///shop", marks=pytest.mark.faults)], ids=["home", "hdfs"])
+def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: str) -> None:
     raw = str(tmp_path / "raw")
+    if shared:
+        monkeypatch.setenv("EVERSHELF_STORAGE_URL", shared)
+        load_settings.cache_clear()
+        evershelf("up", "--only", "hdfs")
     evershelf("simulate", "--out", raw, "--days", "3", "--end", "2026-03-10", "--users", "120", "--items", "60", "--visits", "60")
     assert evershelf("ingest", "--data", raw, "--json")["rejected"] == []
     days = evershelf("run", "lake_daily", "--from", "2026-03-08", "--to", "2026-03-10", "--json")["days"]
@@ -86,7 +92,8 @@ def test_circle_from_raw_days_to_answers_that_survive_the_model_server(shop: Pat
 
     event = {"event_id": "seen-once", "event_time": "2026-03-11T10:00:00Z", "type": "click", "item_id": item["item_id"], **known}
     assert httpx.post(f"{gateway}/v1/events", json=[event], trust_env=False).is_success
-    wait_until(lambda: list((shop / "landing" / "gateway").rglob("*.gz")) != [])
+    wait_until(lambda: storage.files_below(storage.at(load_settings().url("landing")) / "gateway") != [])
+    assert (shop / "landing").exists() != bool(shared)
 
     got = evershelf("shoppers", "--truth", f"{raw}/truth", "--rate", "20", "--requests", "100", "--json")  # it fails on a 5xx, an empty answer or none
     assert got["answers"] == got["load"]["sent"] > 50

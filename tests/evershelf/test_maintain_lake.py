@@ -29,7 +29,12 @@ def events(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = home / "lake" / "events"
     publish(folder, NEXT, [0], "append")
     for version in range(1, 6):
-        about: dict[str, object] = {"code_version": "1.0 abc", "days": [DAY.isoformat()], "inputs": {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"}}
+        about: dict[str, object] = {
+            "code_version": "1.0 abc",
+            "days": [DAY.isoformat()],
+            "inputs": {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"},
+            "tables": {"products": 7},
+        }
         publish(folder, DAY, [version], "overwrite", about)
     publish(folder, DAY, [100], "append")
     return folder
@@ -54,6 +59,10 @@ def values(version: int | None = None) -> list[int]:
 def work(*, dry_run: bool = False) -> Maintained:
     (events,) = maintain(dry_run=dry_run)
     return events
+
+
+def _logs(folder: Path) -> list[Path]:
+    return sorted((folder / "_delta_log").glob("*.json"))
 
 
 def parquet(folder: Path) -> set[Path]:
@@ -108,28 +117,35 @@ def test_a_lineage_that_cannot_be_read_stops_everything(events: Path, home: Path
     assert parquet(events) == files
 
 
-def test_a_version_that_was_gone_before_is_told_and_stops_nothing(events: Path, home: Path) -> None:
-    work()
+def test_a_version_of_which_a_file_was_gone_before_is_told_and_stops_nothing(events: Path, home: Path) -> None:
     store(home, "models", "m", "lineage.json", {"tables": {"events": 1000}})
-    assert work().gone == [1000]
+    store(home, "models", "n", "lineage.json", {"tables": {"events": 2}})
+    (redacted,) = (uri for uri in lake.open_table("events", 2).file_uris() if f"dt={DAY}" in uri)
+    Path(redacted.removeprefix("file://")).unlink()
+    done = work()
+    assert (done.kept, done.gone) == ([], [2, 1000])
+    assert values() == [0, 5, 100]
 
 
-def test_the_log_is_never_cut(events: Path) -> None:
-    work()
-    assert lake.open_table("events").metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
+def test_the_log_is_never_cut_and_names_no_value_of_a_file_that_was_put_together(events: Path) -> None:
+    assert work().small_files == 2
+    table = lake.open_table("events")
+    assert table.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
+    ((adds, *_),) = [[line for line in path.read_text().splitlines() if '"add"' in line] for path in _logs(events) if '"OPTIMIZE"' in path.read_text()]
+    assert "value" not in json.loads(adds)["add"]["stats"]
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.02, 0.1, 0.4])
 def test_a_run_that_was_killed_leaves_what_the_next_one_ends(events: Path, home: Path, wait: float) -> None:
     store(home, "models", "m", "lineage.json", {"tables": {"events": 2}})
-    wanted, newest, log = values(2), values(), len(list((events / "_delta_log").glob("*.json")))
+    wanted, newest, log = values(2), values(), len(_logs(events))
     script = "import evershelf.maintain_lake as job; print('ready', flush=True); job.maintain()"
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert run.stdout and run.stdout.readline()
     time.sleep(wait)
     run.kill()
     run.communicate()
-    assert len(list((events / "_delta_log").glob("*.json"))) >= log
+    assert len(_logs(events)) >= log
     assert (values(2), values()) == (wanted, newest)
     work()
     assert (values(2), values(), work().files) == (wanted, newest, 0)
@@ -144,6 +160,7 @@ def test_lineage_says_what_a_day_was_made_of_and_what_was_built_from_it(events: 
     assert commit["inputs"] == {"events/landing_dt=2026-11-16/door.jsonl.gz": "00ff"}
     printed = CliRunner().invoke(lineage.lineage, ["events"]).output
     assert "from events/landing_dt=2026-11-16/door.jsonl.gz  sha256 00ff" in printed
+    assert "from products version 7" in printed
     assert "built from it: models/m" in printed
     unknown = CliRunner().invoke(lineage.lineage, ["events", "--date", "2001-01-01"])
     assert unknown.exit_code == 1

@@ -115,7 +115,8 @@ class Taken:
             (inside / landing.REJECTED).unlink(missing_ok=True)
         else:
             (landed,) = [one for one in inside.iterdir() if one.name.startswith("door.")]
-            landed.rename(inside / f"file-{self.files}.{self.adapter.source(self.source).landed_as}.gz")
+            assert isinstance(landed, Path)
+            landed.rename(landed.parent / f"file-{self.files}.{self.adapter.source(self.source).landed_as}.gz")
             self.good |= good
 
 

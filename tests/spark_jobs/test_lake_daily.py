@@ -15,9 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from evershelf import lake, quarantine
+from evershelf import lake, quarantine, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.pseudonyms import pseudonym
@@ -25,6 +26,8 @@ from evershelf.quality import store as quality
 from evershelf.quality.stale import Stale, stale
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
+from evershelf.shops.simulator import simulate
+from evershelf.tables import replicas
 from spark_jobs import lake_daily
 from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
 from spark_jobs.landed_rows import filled, judged_rows, read_rows
@@ -485,3 +488,21 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
             lake.read(name)
         assert run(TUESDAY).outcome == "published"
         assert content() == restated
+
+
+def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., DayReport], tmp_path: Path) -> None:
+    list(simulate(tmp_path / "raw", days=1, end=MONDAY, seed=7, users=30, items=30, visits=10, zone=load_settings().zone))
+    taken = door.take_in(ADAPTERS["simulator"], tmp_path / "raw", MONDAY)
+    assert {delivery.outcome for delivery in taken} == {"landed"}
+    assert {delivery.outcome for delivery in door.take_in(ADAPTERS["simulator"], tmp_path / "raw", MONDAY)} == {"unchanged"}
+    report = run(MONDAY)
+    assert report.outcome == "published"
+    assert lake.table_url("events").startswith(hdfs)
+    assert DeltaTable(f"{hdfs}/lake/events").to_pyarrow_table(filters=[("dt", "=", MONDAY)]).num_rows == report.counts["events"].rows_clean > 100
+    before = content()
+    assert run(MONDAY).outcome == "published"
+    assert content() == before
+    assert changed_days(ADAPTERS["simulator"], TUESDAY) == []
+    assert replicas(lake.open_table("events")) == 2
+    files = {path.name for name in LAKE_TABLES for path in storage.at(lake.table_url(name)).iterdir()}
+    assert not any(name.startswith(storage.ASIDE) for name in files)

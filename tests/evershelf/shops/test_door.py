@@ -2,8 +2,10 @@
 
 import csv
 import gzip
+import io
 import json
 import os
+import re
 from datetime import date
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
-from evershelf.shops import ADAPTERS, door, landing
+from evershelf.shops import ADAPTERS, REAL_SHOPS, door, landing
 from evershelf.shops.commands import ingest
 
 DAY = date(2011, 12, 1)
@@ -69,6 +71,29 @@ def test_door_takes_columns_that_nobody_knows_even_with_one_name(home: Path, tmp
 
 def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def test_door_masks_card_numbers_addresses_and_phone_numbers_in_free_text(home: Path, tmp_path: Path) -> None:
+    assert deliver(tmp_path / "raw", GOOD.replace("MUG", "MUG for ann@shop.example 4111-1111-1111-1111")).outcome == "landed"
+    assert "1,22735,MUG for *** ***,2," in landed()
+    day = tmp_path / "raw" / DAY.isoformat()
+    day.mkdir()
+    queries = ["call 07911 123456", "ean 4006381333931", 4111111111111111, {"to": "ann@shop.example"}, None]
+    (day / "events.jsonl").write_text("".join(json.dumps({"event_id": str(place), "query": query}) + "\n" for place, query in enumerate(queries)))
+    door.take_in(SIMULATED, tmp_path / "raw", DAY)
+    assert [json.loads(line).get("query") for line in landed("events").splitlines()] == ["call ***", queries[1], "***", '{"to":"***"}', None]
+
+
+@pytest.mark.parametrize("shop", ["simulator", *REAL_SHOPS])
+def test_every_adapter_names_the_columns_in_which_people_write(shop: str) -> None:
+    """Raw columns that end as a query, a title or a description."""
+    adapter = ADAPTERS[shop]
+    for feed in adapter.feeds:
+        sql = " ".join(feed.columns.get(name, "") for name in ("query", "title", "description"))
+        for source in (source for source in adapter.sources if source.family == feed.family):
+            ids = {"key", "at", feed.columns.get("item_id")}
+            typed = " ".join(made for name, made in source.typed.items() if name not in ids and re.search(rf"\b{name}\b", sql))
+            assert {name for name in source.columns if re.search(rf"\b{name}\b", typed)} <= set(source.free_text), source.name
 
 
 def test_door_hashes_an_id_of_ten_kilobytes_like_any_other(home: Path, tmp_path: Path) -> None:
@@ -168,8 +193,8 @@ def test_an_open_quote_takes_no_good_row_along(home: Path, tmp_path: Path) -> No
     (tmp_path / f"{DAY}.csv").write_text("\n".join([header, good.format(1), '2,"never closed', good.format(3), good.format(4), '"', good.format(5), ""]))
     (delivery,) = door.take_in(ADAPTERS["online_retail"], tmp_path, DAY)
     assert (delivery.rows, delivery.broken) == (6, 2)
-    with gzip.open(landing.landed_files("lines", DAY)[0], "rt", newline="") as file:
-        assert [row["InvoiceNo"] for row in csv.DictReader(file)] == ["1", "", "3", "4", "", "5"]
+    text = gzip.decompress(landing.landed_files("lines", DAY)[0].read_bytes()).decode()
+    assert [row["InvoiceNo"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ["1", "", "3", "4", "", "5"]
 
 
 def test_a_byte_order_mark_costs_no_row(home: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import httpx
 
 from evershelf.contracts import EVENT_TYPES, EVENTS
-from evershelf.pseudonyms import pseudonym
+from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.storage import ASIDE
 from serving.gateway.answers import EventType
 from tests.serving.conftest import GatewayProcess, Shop, eventually
@@ -57,6 +57,19 @@ def test_events_land_as_the_contract_says_and_without_the_raw_id(shop: Shop, gat
     received = datetime.fromisoformat(landed[0]["received_at"])
     assert {file.parent.name for file in _files(shop)} == {f"landing_dt={received.astimezone(ZoneInfo('Europe/London')).date()}"}
     assert not any(RAW.encode() in path.read_bytes() for path in (shop.home / "gateway").rglob("*") if path.is_file())
+
+
+def test_what_people_type_by_mistake_is_masked_before_it_is_kept(shop: Shop, gateway: Start) -> None:
+    shop.promote(shop.first)
+    running = gateway()
+    typed = "red mug, call ann@shop.example 4111 1111 1111 1111"
+    running.client.post("/v1/events", json=[_event(1, type="search", item_id=None, query=typed)])
+    (segment,) = (shop.home / "gateway" / "gateway-1" / "events").rglob("*.jsonl")
+    assert json.loads(segment.read_bytes())["query"] == "red mug, call *** ***"
+    answer = running.get("/v1/search", q=typed)
+    assert answer["matched"]
+    token = {"Authorization": f"Bearer {shared_secret('admin.token')}"}
+    assert running.client.get(f"/v1/why/{answer['request_id']}", headers=token).json()["query"] == "red mug, call *** ***"
 
 
 def test_shown_and_clicks_are_counted_for_the_snapshot_that_showed(shop: Shop, gateway: Start) -> None:

@@ -10,26 +10,29 @@ from pathlib import Path
 
 import pytest
 
+from evershelf import storage
 from evershelf.errors import StorageError
+from evershelf.storage import Place
 from serving.errors import PromotionRefused
 from serving.promotion.log import LiveState, PromotionLog
 
 
-def _append_many(folder: Path, author: str, count: int) -> None:
+def _append_many(url: str, author: str, count: int) -> None:
     for number in range(count):
-        PromotionLog(folder).append("registered", f"{author}-{number}", "race")
+        PromotionLog(storage.at(url)).append("registered", f"{author}-{number}", "race")
 
 
-def test_two_writers_that_race_lose_no_decision(tmp_path: Path, home: Path) -> None:
+def test_two_writers_that_race_lose_no_decision(shared: Place) -> None:
+    url, count = (shared.as_uri(), 40) if isinstance(shared, Path) else (str(shared), 5)
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_append_many, args=(tmp_path, author, 40)) for author in ("a", "b")]
+    writers = [spawn.Process(target=_append_many, args=(url, author, count)) for author in ("a", "b")]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    records = PromotionLog(tmp_path).records()
-    assert [record.seq for record in records] == list(range(1, 81))
-    assert {record.snapshot_id for record in records} == {f"{author}-{number}" for author in "ab" for number in range(40)}
+    records = PromotionLog(shared).records()
+    assert [record.seq for record in records] == list(range(1, 2 * count + 1))
+    assert {record.snapshot_id for record in records} == {f"{author}-{number}" for author in "ab" for number in range(count)}
 
 
 def test_a_decision_on_an_old_state_is_refused(tmp_path: Path, home: Path) -> None:
@@ -66,7 +69,7 @@ def test_state_follows_sequence_numbers_and_no_clock(tmp_path: Path, home: Path)
     log = PromotionLog(tmp_path)
     for kind, snapshot_id in (("registered", "a"), ("promoted", "a"), ("registered", "b"), ("promoted", "b")):
         log.append(kind, snapshot_id, "x")  # type: ignore[arg-type]  # literals in a tuple
-    early = log.folder / "000004.json"
+    early = tmp_path / "000004.json"
     early.write_bytes(early.read_bytes().replace(b'"at": "20', b'"at": "19'))  # a clock a hundred years behind
     state = log.state()
     assert (state.stable, state.last_good, state.registrations) == ("b", ("a",), {"a": 1, "b": 3})

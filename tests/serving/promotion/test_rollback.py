@@ -116,6 +116,7 @@ def test_without_the_log_gateways_get_the_order_directly_and_the_log_its_record_
     second_live: Shop, gateways: list[GatewayProcess], configured: Callable[..., None]
 ) -> None:
     log = second_live.log.folder
+    assert isinstance(log, Path)
     log.rename(log.with_name("away"))
     code, result, said = command("rollback", "--why", "storage is gone too")
     assert (code, result["recorded"], result["to"]) == (1, False, second_live.first), said

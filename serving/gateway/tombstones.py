@@ -1,0 +1,81 @@
+"""The tombstones that one gateway goes by: those of the shared list, and for when that cannot be read, its own copy on local disk. They only become more."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from evershelf import forgotten, storage
+from evershelf.forgotten import Forgotten
+
+logger = logging.getLogger(__name__)
+
+_LIST, _COPY = "list of forgotten shoppers", "copy of the list of forgotten shoppers"  # what a problem is named after
+_FIRST_LOOK = 0.5  # seconds that a start waits for the shared list before it goes by its own copy
+
+
+class Tombstones:
+    """Keeps `known` in step with the shared list. `known` may be read from any thread; it is replaced as a whole.
+
+    Args:
+        copy: the file on this gateway's disk.
+    """
+
+    def __init__(self, copy: Path) -> None:
+        self._copy = copy
+        self._adding = threading.Lock()
+        self._saved = True
+        self.known = Forgotten()
+        self.problems: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, poll: float) -> None:
+        """Read the copy, then the shared list, which a start waits for only a moment; then go on reading it in the background."""
+        try:
+            self.known = Forgotten(msgspec.json.decode(self._copy.read_bytes(), type=list[str]))
+        except FileNotFoundError:
+            pass
+        except (OSError, msgspec.MsgspecError) as error:
+            logger.error("%s cannot be read; only the shared list says who was forgotten: %s", self._copy, error)
+            self.problems[_COPY] = f"cannot be read: {error}"
+        looked = threading.Event()
+        self._thread = threading.Thread(target=self._read_forever, args=(poll, looked), name="tombstones", daemon=True)
+        self._thread.start()
+        looked.wait(_FIRST_LOOK)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread:
+            self._thread.join(timeout=1.0)  # it may hang in a dead file system; it is a daemon
+
+    def add(self, names: Iterable[str]) -> None:
+        """Go by more tombstones from now on, and after a restart."""
+        with self._adding:
+            more = self.known.union(names)
+            if len(more) == len(self.known) and self._saved:
+                return
+            self.known = Forgotten(more)
+            try:
+                storage.replace(self._copy, msgspec.json.encode(sorted(more)))
+            except OSError as error:
+                self._saved = False  # tried again with every look at the list
+                self.problems[_COPY] = f"cannot be written: {error}"
+            else:
+                self._saved = True
+                self.problems.pop(_COPY, None)
+
+    def _read_forever(self, poll: float, looked: threading.Event) -> None:
+        while True:
+            try:
+                self.add(forgotten.read(patient=False))
+                self.problems.pop(_LIST, None)
+            except Exception as error:  # whatever is wrong with the list, those who are known to be forgotten stay so
+                if _LIST not in self.problems:
+                    logger.exception("the list of forgotten shoppers cannot be read; what was known of it stays")
+                self.problems[_LIST] = f"cannot be read: {error}"
+            looked.set()
+            if self._stopping.wait(poll):
+                return

@@ -1,0 +1,1 @@
+"""Takes forgotten shoppers out of all that is stored: `evershelf run redact`."""
