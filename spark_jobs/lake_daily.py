@@ -338,7 +338,7 @@ def count_outcomes(frames: Iterable[DataFrame]) -> Counts:
     rows = (
         reduce(DataFrame.unionByName, slim)
         .groupBy("landing_dt", "source", F.coalesce("reason", F.lit(NO_REASON)).alias("reason"), "repeated", "seen", "mistyped")  # few masks occur
-        .agg(F.count("*").alias("rows"), F.collect_set("dt").alias("days"))
+        .agg(F.count("*").alias("rows"), F.collect_set(F.when(F.col("reason").isNull(), F.col("dt"))).alias("days"))  # of a bad row it may be the year 123456
         .collect()
     )
     counts: Counts = {}

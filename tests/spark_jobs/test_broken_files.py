@@ -134,6 +134,9 @@ def test_no_generated_file_of_json_lines_crashes_the_day_or_loses_a_good_row(
             "received_at": f"{DAY}T12:00:01Z",
             "type": "view",
             "item_id": "i1",
+            "position": number + 1,
+            "price": 2.5,
+            "currency": "GBP",
         }
 
     @every_way
@@ -189,10 +192,8 @@ def test_no_generated_csv_file_crashes_the_day_or_loses_a_good_row(
     def rows_go_wrong(bad: list[str], way: str, order: list[str], rng: Any) -> None:
         number = taken.files
         good = {f"{number}-{row}" for row in range(GOOD)}
-        rows = [
-            {"InvoiceNo": invoice, "StockCode": "22734", "Description": 'A "RED", BAG', "Quantity": "1", "InvoiceDate": f"{DAY} 12:00:00", "UnitPrice": "2.50"}
-            for invoice in good
-        ]
+        usual = {"StockCode": "22734", "Description": 'A "RED", BAG', "Quantity": "1", "InvoiceDate": f"{DAY} 12:00:00", "UnitPrice": "2.50", "CustomerID": "7"}
+        rows = [{**usual, "InvoiceNo": invoice} for invoice in sorted(good)]
         header = order if number % 2 else [*order[:4], "Colour", *order[4:]]  # a column that nobody announced
         lines = [*(_csv([[row.get(name, "") for name in header]]) for row in rows), *bad]
         rng.shuffle(lines)
