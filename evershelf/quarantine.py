@@ -16,6 +16,7 @@ from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, landing
+from evershelf.shops.door import plain_id
 
 DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -133,7 +134,7 @@ def repair(day: date, lines: Iterable[bytes]) -> int:
             raise CommandFailed(f"Correction {number}: {source.name} has no column {', '.join(sorted(unknown))}. Nothing was changed; it has {known}.")
         values = dict(correction.set)
         if user := values.get(source.user_column):
-            values[source.user_column] = pseudonym(str(user))
+            values[source.user_column] = pseudonym(plain_id(str(user)))
         values |= {name: masked(str(values[name])) for name in source.free_text if values.get(name)}
         kept.setdefault(source.name, {}).setdefault(raw_hash, {}).update(values)
     for name, repaired in kept.items():
