@@ -29,6 +29,8 @@ _ISSUED = re.compile(
     r"|(?:6011|64[4-9]\d|65\d\d|62\d\d|81\d\d)\d{12,15}"  # Discover, UnionPay
     r"|(?:50[0-9]\d|5[6-9]\d\d|6[37]\d\d)\d{12,15}"  # Maestro
 )
+MOST_DIGITS = 24  # of a query; two article numbers
+_DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d+")
 _UNBROKEN = re.compile(r"\d{8,14}")
 
 
@@ -51,6 +53,11 @@ def masked(text: str) -> str:
             if not _is_article(found.raw_string):
                 text = text[: found.start] + MASK + text[found.end :]
     return text
+
+
+def masked_query(text: str) -> str:
+    """Return a query masked within a fraction of a millisecond: of one with more digits than anybody searches for, no digit is left."""
+    return masked(_DIGITS.sub(MASK, text) if len(_DIGIT.findall(text)) > MOST_DIGITS else text)
 
 
 @cache

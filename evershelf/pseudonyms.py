@@ -2,12 +2,15 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from contextlib import suppress
 from functools import cache
 
 from evershelf import storage
 from evershelf.settings import load_settings
+
+_SPREADSHEET = re.compile(r"^(\d+)\.0+$")
 
 
 @cache
@@ -25,7 +28,10 @@ def shared_secret(name: str) -> str:
 
 
 def pseudonym(user_id: str) -> str:
-    """Return the keyed hash (HMAC-SHA-256, 32 hex digits) that stands for a shopper's id everywhere behind the door."""
+    """Return the keyed hash (HMAC-SHA-256, 32 hex digits) that stands for a shopper's id everywhere behind the door.
+
+    It is that of the id as every system writes it, without blanks around it: spreadsheets turn 17850 into 17850.0.
+    """
     return _hashed(_key("user"), user_id)
 
 
@@ -41,4 +47,5 @@ def tombstone(pseudonym: str) -> str:
 
 
 def _hashed(key: bytes, user_id: str) -> str:
-    return hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:32]
+    plain = _SPREADSHEET.sub(r"\1", user_id.strip())
+    return hmac.new(key, plain.encode(), hashlib.sha256).hexdigest()[:32]

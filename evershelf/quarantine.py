@@ -10,13 +10,12 @@ from typing import IO, Any
 import click
 import msgspec
 
-from evershelf import lake, sql
+from evershelf import forgotten, lake, sql
 from evershelf.errors import CommandFailed
 from evershelf.free_text import masked
 from evershelf.pseudonyms import pseudonym
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, landing
-from evershelf.shops.door import plain_id
 
 DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -118,6 +117,7 @@ def repair(day: date, lines: Iterable[bytes]) -> int:
     source_of = {row: source.name for source in adapter.sources for row in landing.corrections(source.name, day)}
     source_of |= {_raw_hash(row["row_id"]): row["source"] for row in rows}
     kept: dict[str, dict[str, dict[str, Any]]] = {}
+    gone = forgotten.read()
     for number, line in enumerate((line for line in lines if line.strip()), start=1):
         try:
             correction = msgspec.json.decode(line, type=Correction)
@@ -134,7 +134,8 @@ def repair(day: date, lines: Iterable[bytes]) -> int:
             raise CommandFailed(f"Correction {number}: {source.name} has no column {', '.join(sorted(unknown))}. Nothing was changed; it has {known}.")
         values = dict(correction.set)
         if user := values.get(source.user_column):
-            values[source.user_column] = pseudonym(plain_id(str(user)))
+            who = pseudonym(str(user))
+            values[source.user_column] = None if gone.covers(who) else who
         values |= {name: masked(str(values[name])) for name in source.free_text if values.get(name)}
         kept.setdefault(source.name, {}).setdefault(raw_hash, {}).update(values)
     for name, repaired in kept.items():

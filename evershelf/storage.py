@@ -197,11 +197,15 @@ def rename(place: Place, target: Place) -> None:
 
 
 def remove(place: Place) -> None:
-    """Delete a folder with all it holds, if it is there."""
+    """Delete a folder with all it holds, if it is there.
+
+    Raises:
+        OSError, StorageError: something of it is left.
+    """
     if isinstance(place, HdfsPath):
         place.remove()
-    else:
-        shutil.rmtree(place, ignore_errors=True)
+    elif place.exists():
+        shutil.rmtree(place)
 
 
 @contextmanager
@@ -253,7 +257,7 @@ def _take_turn(place: HdfsPath, waiting: Callable[[], None]) -> HdfsPath:
             mine.put(b"", replace=False)
             if _living(place, seen) == {mine.name}:
                 for dead in place.iterdir():
-                    if dead.name != mine.name:
+                    if dead.name != mine.name and not dead.name.startswith(ASIDE):  # somebody writes that one this moment
                         dead.remove()
                 return mine
             mine.remove()

@@ -11,7 +11,6 @@ import click
 from evershelf import forgotten
 from evershelf.errors import EvershelfError
 from evershelf.pseudonyms import pseudonyms_ever, tombstone
-from evershelf.shops.door import plain_id
 from serving.promotion.gateways import Gateways, missing
 
 _TIMEOUT_S = 5.0  # for one call
@@ -37,7 +36,7 @@ class Forgetting:
 def forget(user_ids: Iterable[str]) -> Forgetting:
     """Put up the tombstones of shoppers and tell every gateway, also when the shared list cannot be written; repeating it changes nothing."""
     started = time.monotonic()
-    names = sorted({tombstone(pseudonym) for user_id in user_ids for pseudonym in pseudonyms_ever(plain_id(user_id))})
+    names = sorted({tombstone(pseudonym) for user_id in user_ids for pseudonym in pseudonyms_ever(user_id)})
     added, problem = 0, ""
     try:
         for name in names:

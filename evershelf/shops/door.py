@@ -247,7 +247,7 @@ def _take_csv(source: Source, raw: BinaryIO, packed: BinaryIO, gone: Forgotten) 
             broken += 1
             writer.writerow([*[""] * len(kept), f"line {reader.line_num}: {len(row)} fields instead of {len(header)}"])
         else:
-            row[user] = pseudonym(plain_id(row[user])) if row[user].strip() else ""
+            row[user] = pseudonym(row[user]) if row[user].strip() else ""
             if gone.covers(row[user]):
                 rows -= 1
                 continue
@@ -307,7 +307,7 @@ def _take_json(source: Source, raw: Iterable[bytes], packed: BinaryIO, gone: For
                 rest = {name: value for name, value in delivered.items() if name not in source.columns}
                 row[source.rest] = {**given, **rest} if isinstance(given, dict) else {**({source.rest: given} if given else {}), **rest}
             if source.user_column and (user := row.get(source.user_column)) not in (None, ""):
-                row[source.user_column] = pseudonym(plain_id(str(user)))
+                row[source.user_column] = pseudonym(str(user))
                 if gone.covers(row[source.user_column]):
                     rows -= 1
                     continue
@@ -331,11 +331,6 @@ def _text_only(raw: BinaryIO) -> BinaryIO:
         raise Unreadable("it is binary, not text")
     raw.seek(len(codecs.BOM_UTF8) if beginning.startswith(codecs.BOM_UTF8) else 0)
     return raw
-
-
-def plain_id(user: str) -> str:
-    """Return an id as every system writes it: spreadsheets turn 17850 into 17850.0."""
-    return re.sub(r"^(\d+)\.0+$", r"\1", user.strip())
 
 
 def summary(deliveries: Iterable[Delivery]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.free_text import masked
+from evershelf.free_text import masked_query
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.settings import Settings
 from evershelf.storage import at
@@ -345,5 +345,5 @@ def _landed(event: Event, received_at: datetime) -> LandedEvent:
     if event.user_id:
         fields["user_id"] = pseudonym(event.user_id)
     if event.query:
-        fields["query"] = masked(event.query)
+        fields["query"] = masked_query(event.query)
     return LandedEvent(**fields, received_at=received_at)

@@ -146,7 +146,7 @@ class Journal:
 
     def _ship(self, segment: Path) -> int:
         whole = _whole_lines(segment)
-        lines = [line for line in whole if not self._gone(_decode(line).user_id)]
+        lines = [line for line in whole if not self._gone(_user(line))]
         if len(lines) < len(whole):  # from this disk too, however long landing is away
             storage.replace(segment, b"".join(line + b"\n" for line in lines))
             with self._lock:
@@ -169,6 +169,14 @@ class Journal:
             await asyncio.wait({self._committing})
         await asyncio.to_thread(self.ship)
         self._writer.shutdown()
+
+
+def _user(line: bytes) -> str | None:
+    """Return whose line it is; one that a failing disk has damaged is nobody's, and the lake names it."""
+    try:
+        return _decode(line).user_id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _whole_lines(segment: Path) -> list[bytes]:

@@ -7,7 +7,7 @@ from operator import attrgetter
 import msgspec
 
 from evershelf.contracts.rungs import Rung
-from evershelf.free_text import masked
+from evershelf.free_text import masked_query
 from serving.gateway.answers import Answer, Arm, Skipped
 from serving.gateway.question import Kind, Question, RecentEvent
 
@@ -62,7 +62,7 @@ class AnswerMemory:
             question.kind,
             question.k,
             question.user,
-            masked(question.text),
+            masked_query(question.text),
             question.item_id,
             question.category,
             list(question.recent),

@@ -61,6 +61,8 @@ def redact(say: Callable[[str], None], publish: Callable[[date, date], None] | N
             step(run)
         except (EvershelfError, OSError) as error:
             run.problem(str(error))
+        except Exception as error:  # such as a damaged file: it must not keep the other places from being redacted
+            run.problem(f"{type(error).__name__}: {error}")
     return run
 
 

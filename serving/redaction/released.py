@@ -36,7 +36,8 @@ def redact_redis(run: Redaction) -> None:
     Raises:
         ServingError: Redis is away.
     """
-    run.removed["redis"] += redis_store.forget(run.gone.covers, run.settings.redis)
+    if "stored" in run.settings.gateway.rungs:  # else this installation has no Redis
+        run.removed["redis"] += redis_store.forget(run.gone.covers, run.settings.redis)
 
 
 def redact_snapshots(run: Redaction) -> None:
@@ -75,26 +76,38 @@ def _replace_all(run: Redaction, store: Place, log: PromotionLog, gateways: Gate
         run.problem(f"{len(todo)} snapshots still hold something of forgotten shoppers, which gateways do not answer with: {why}. Then run it again.")
         todo = []
     for name in sorted(todo, key=lambda name: _rank(state, name)):
-        copy = _seal_without(run, store, name)
+        try:
+            copy = _seal_without(run, store, name)
+        except SnapshotDamaged as error:
+            run.problem(f"snapshot {name} holds something of forgotten shoppers and cannot be copied: {error} It is never served; remove its folder.")
+            continue
         if copy != (now := state.current(name)):  # it is the same when the copy was lost and the original came back
             _write_redis(run, store / copy, state, now)
+            if why := _held(run, gateways):  # since the first look
+                run.problem(f"{name} was not replaced: {why}. Then run it again.")
+                break
             log.append("redacted", now, "a copy without forgotten shoppers", to=copy)
             run.snapshots[name] = copy
             state = log.state()
-    _wait_for_gateways(run, log.state(), gateways)
+    state = log.state()
+    late = _late_copies(run, state, gateways)
     for name in [*stale, *todo]:
+        copy = state.current(name)
+        if copy == name or copy in late or not _is_whole(store / copy):
+            continue  # the next run finds it again
         storage.remove(store / name)
         run.removed["snapshots"] += 1
         _drop_redis(run, name)
 
 
 def _drop_unrecorded(store: Place, state: LiveState) -> None:
-    """Remove copies that a run sealed and did not live to record."""
+    """Remove copies that a run sealed and did not live to record; never one whose original is gone: a log that is lost or old does not know it."""
     for name in snapshots.stored_snapshots(store):
         if name in state.copies.values() or name in state.copies:
             continue
         try:
-            if FROM in snapshots.read_manifest(store / name).lineage:
+            original = snapshots.read_manifest(store / name).lineage.get(FROM)
+            if original and _is_whole(store / str(original)):
                 storage.remove(store / name)
         except SnapshotDamaged:
             continue
@@ -203,16 +216,19 @@ def _drop_redis(run: Redaction, name: str) -> None:
         run.say(f"warning: the lists of {name} stay in Redis, without the forgotten: {error}")
 
 
-def _wait_for_gateways(run: Redaction, state: LiveState, gateways: Gateways) -> None:
-    """Wait until every gateway answers from the copies; one that is away follows when it is back."""
+def _late_copies(run: Redaction, state: LiveState, gateways: Gateways) -> set[str]:
+    """Wait until every gateway answers from the copies, and return those that one has not loaded; one that is away follows when it is back."""
     deadline = time.monotonic() + run.settings.promotion.load_timeout.total_seconds()
     wanted = {name for name in (state.stable, *state.last_good[:1]) if name and name in state.copies.values()}
     reached = gateways.follow() if wanted else {}
     while late := [status.name for status in answering(reached) if not wanted <= set(status.loaded)]:
         if time.monotonic() > deadline:
-            run.problem(f"the gateways {', '.join(late)} have not loaded {', '.join(sorted(wanted))} yet; they go on with the originals and try again")
+            run.problem(
+                f"the gateways {', '.join(late)} have not loaded {', '.join(sorted(wanted))} yet; they go on with the originals, which stay. Run it again."
+            )
             break
         time.sleep(_POLL_S)
         reached = gateways.status()
     for url, why in missing(reached).items():
         run.say(f"warning: {url}: {why}; it follows when it reads the log")
+    return wanted if late else set()

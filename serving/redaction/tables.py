@@ -71,7 +71,7 @@ def _redact_landing(run: Redaction, adapter: Adapter) -> Iterator[tuple[tuple[da
             try:
                 _redact_corrections(run, source, day)
                 yield (day, source.name), sum(_redact_landed(run, source, path) for path in landing.landed_files(source.name, day))
-            except (OSError, EOFError, ValueError, zlib.error) as error:  # damaged on the disk: the other days are redacted all the same
+            except (OSError, EOFError, ValueError, IndexError, zlib.error, csv.Error) as error:  # damaged on the disk: the other days are redacted all the same
                 run.problem(f"{source.name} of {day} in landing cannot be read or written ({error}), so nobody knows who is in it. Deliver the day again.")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evershelf import free_text
 from evershelf.errors import InvalidSettings
-from evershelf.free_text import MASK, masked
+from evershelf.free_text import MASK, masked, masked_query
 from evershelf.settings import load_settings
 from evershelf.text import words
 
@@ -119,3 +119,8 @@ def test_a_text_that_was_made_to_hold_the_door_up_does_not(text: str) -> None:
     started = time.process_time()
     masked(text)
     assert time.process_time() - started < 5
+
+
+def test_a_query_of_nothing_but_numbers_costs_little_and_keeps_none() -> None:
+    assert masked_query("12/34/5 6" * 56).count(MASK) and not any(one.isdigit() for one in masked_query("12/34/5 6" * 56))
+    assert masked_query("iphone 13 4006381333931") == "iphone 13 4006381333931"

@@ -24,3 +24,8 @@ def test_the_key_survives_a_restart_and_only_its_owner_reads_it(home: Path) -> N
     pseudonyms._key.cache_clear()
     assert pseudonyms.pseudonym("shopper-1") == first
     assert (home / "user.key").stat().st_mode & 0o077 == 0
+
+
+def test_an_id_has_one_pseudonym_however_a_system_writes_it(home: Path) -> None:
+    assert len({pseudonyms.pseudonym(user) for user in ("17850", " 17850", "17850.0", "17850.00")}) == 1
+    assert pseudonyms.pseudonym("1785.5") != pseudonyms.pseudonym("1785")

@@ -1,5 +1,6 @@
 """An acknowledged event is on disk, and reaches landing once."""
 
+import asyncio
 import gzip
 import json
 import threading
@@ -16,6 +17,7 @@ from evershelf.contracts import EVENT_TYPES, EVENTS
 from evershelf.pseudonyms import pseudonym, shared_secret
 from evershelf.storage import ASIDE
 from serving.gateway.answers import EventType
+from serving.gateway.journal import Journal
 from tests.serving.conftest import GatewayProcess, Shop, eventually
 
 Start = Callable[..., GatewayProcess]
@@ -131,3 +133,15 @@ def test_events_wait_on_this_disk_while_landing_is_away(shop: Shop, gateway: Sta
     again = gateway(GATEWAY__SHIP_INTERVAL="PT0.1S")
     eventually(lambda: again.status()["events"]["shipped"] == 1)
     assert [event["event_id"] for event in _landed(shop)] == ["e1"]
+
+
+def test_a_line_that_the_disk_has_damaged_keeps_no_event_from_landing(home: Path, tmp_path: Path) -> None:
+    async def write() -> Journal:
+        journal = Journal(tmp_path / "events", tmp_path / "landing", "one", lambda user: user == "gone")
+        await journal.append("2026-03-10", [b'{"event_id":"e1","user_id":"ann"}', b"\0\0\0", b'{"event_id":"e2","user_id":"gone"}', b'{"event_id":"e3"}'])
+        await journal.close()
+        return journal
+
+    assert asyncio.run(write()).shipped == 3
+    (landed,) = (tmp_path / "landing").rglob("*.gz")
+    assert [line[:1] for line in gzip.decompress(landed.read_bytes()).splitlines()] == [b"{", b"\0", b"{"]

@@ -151,7 +151,7 @@ def test_nothing_of_a_forgotten_shopper_is_left_in_any_byte(used: Shop, tmp_path
     assert delivery.outcome == "unchanged"
 
 
-class _Killed(Exception):
+class _Killed(BaseException):
     pass
 
 
@@ -237,6 +237,25 @@ def test_whoever_is_forgotten_later_leaves_the_copies_too(used: Shop) -> None:
         assert holding(used.home, user) == set()
     state = used.log.state()
     assert state.current(used.second) == state.stable and state.registrations[state.stable or ""] == state.registrations[used.second]
+
+
+def test_copies_outlive_a_log_that_is_lost(used: Shop) -> None:
+    forgotten.add(tombstone(ANN_INSIDE))
+    redact(print, _days)
+    copies = snapshot.stored_snapshots(used.snapshots)
+    shutil.rmtree(used.home / "promotions")
+    redact(print, _days)
+    assert snapshot.stored_snapshots(used.snapshots) == copies
+
+
+def test_a_damaged_snapshot_keeps_no_other_from_being_redacted(used: Shop) -> None:
+    forgotten.add(tombstone(ANN_INSIDE))
+    with (used.snapshots / used.second / "golden.json").open("ab") as file:
+        file.write(b" ")
+    run = redact(print, _days)
+    assert any(f"snapshot {used.second} holds something" in problem for problem in run.problems), run.problems
+    assert used.first not in snapshot.stored_snapshots(used.snapshots)
+    assert used.second in snapshot.stored_snapshots(used.snapshots)
 
 
 def test_a_break_glass_hold_is_not_ended_by_a_record(used: Shop) -> None:
