@@ -42,8 +42,8 @@ def up(only: str, choose: bool, foreground: bool, as_json: bool) -> None:
     else:
         click.echo(f"Up. Logs are in {home / 'logs'}, addresses in {home / supervision.RECORD}.")
     if foreground:
-        click.echo("Ctrl-C stops everything.")
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt):  # from the moment that it is said
+            click.echo("Ctrl-C stops everything.")
             signal.pause()
         supervision.ignore_signals()  # a second Ctrl-C must not leave half of it running
         supervision.stop(home)
