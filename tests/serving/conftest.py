@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisProcess]:
     )
     try:
         eventually(lambda: _accepts(port))
-        yield RedisProcess(RedisSettings(sentinels=(), port=port), process)
+        yield RedisProcess(RedisSettings(sentinels=(), port=port, timeout=timedelta(seconds=2)), process)  # patient: the machine is busy
     finally:
         process.kill()
         process.wait()

@@ -1,6 +1,3 @@
-import os
-import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,22 +13,6 @@ pytestmark = pytest.mark.slow
 AS_OF = datetime(2026, 1, 10, tzinfo=UTC)
 EVENT = "event_id string, event_time timestamp, user_id string, session_id string, type string, item_id string, query string"
 PRODUCT = "item_id string, dt date, valid_from timestamp, category_path string, stock int"
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = (
-        SparkSession.builder.master("local[1]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "1")
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
-        .getOrCreate()
-    )
-    yield session
-    session.stop()
 
 
 def events(spark: SparkSession, *rows: tuple[str | None, str, str, str | None, str | None]) -> DataFrame:
