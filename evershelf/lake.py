@@ -1,10 +1,13 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 
+import click
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable
 
 from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
@@ -13,6 +16,8 @@ from evershelf.settings import load_settings
 
 # Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
 NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
+
+_tell = partial(click.echo, err=True)
 
 
 def table_url(name: str) -> str:
@@ -67,6 +72,16 @@ def versions(names: Iterable[str]) -> dict[str, int]:
     return {name: open_table(name).version() for name in names}
 
 
-def turn(waiting: Callable[[], None]) -> AbstractContextManager[None]:
-    """Hold the lake for one writer at a time; `waiting` is called once if another process holds it. Who holds it may ask again."""
-    return storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", waiting)
+def files(table: DeltaTable) -> set[str]:
+    """Return the files that make up a version of a table, as paths within its folder."""
+    return set(pa.table(table.get_add_actions())["path"].to_pylist())
+
+
+def said(about: Mapping[str, object]) -> CommitProperties:
+    """Return what a writer says of its commit, as `evershelf lineage` shows it."""
+    return CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)})
+
+
+def turn(say: Callable[[str], None] = _tell) -> AbstractContextManager[None]:
+    """Hold the lake for one writer at a time; `say` is told once if another process holds it. Who holds it may ask again."""
+    return storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", lambda: say("Another run works on this lake; waiting for it to end."))

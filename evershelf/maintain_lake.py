@@ -30,7 +30,7 @@ from evershelf.version import code_version
 SMALL = 64 << 20  # bytes; smaller files of one partition are put together
 PROPERTIES = {
     "delta.enableExpiredLogCleanup": "false",  # Delta cuts its log after 30 days otherwise, and with it the way back
-    "delta.dataSkippingNumIndexedCols": "0",  # else the log names the first and the last shopper of each new file, and keeps them when they are forgotten
+    **lake.NO_BOUNDS,
 }
 
 
@@ -57,7 +57,7 @@ def maintain(*, dry_run: bool = False) -> list[Maintained]:
     Raises:
         CommandFailed: what a stored thing was built from is not known, or the deletion would have taken what it needs. Nothing was deleted then.
     """
-    with lake.turn(lambda: click.echo("Another run works on this lake; waiting for it to end.", err=True)):
+    with lake.turn():
         needed = references()
         return [_maintain(name, needed.get(name, {}), dry_run=dry_run) for name in LAKE_TABLES if lake.exists(name)]
 
@@ -102,7 +102,7 @@ def _small_files(table: DeltaTable, partition: str) -> dict[str, int]:
 def _files(name: str, version: int) -> set[str] | None:
     """Return the files of a version; None when its log is gone."""
     try:
-        return set(pa.table(lake.open_table(name, version).get_add_actions())["path"].to_pylist())
+        return lake.files(lake.open_table(name, version))
     except Exception:  # of several kinds, from Rust
         return None
 
@@ -121,7 +121,7 @@ def _vacuum(table: DeltaTable, kept: list[int], *, dry_run: bool) -> list[str]:
 
 
 def _about(what: str) -> CommitProperties:
-    return CommitProperties(custom_metadata={"userMetadata": json.dumps({"code_version": code_version(), "maintenance": what}, sort_keys=True)})
+    return lake.said({"code_version": code_version(), "maintenance": what})
 
 
 @click.command()

@@ -10,8 +10,6 @@ import json
 from datetime import date, datetime, timedelta
 
 import click
-import pyarrow as pa
-from deltalake import CommitProperties
 
 from evershelf import lake, storage
 from evershelf.contracts import LAKE_TABLES
@@ -34,7 +32,7 @@ def delete_old(today: date) -> dict[str, list[date]]:
     settings = load_settings()
     first = {name: today - timedelta(days=days - 1) for name, days in settings.privacy.retention_days.items()}
     gone: dict[str, list[date]] = {}
-    with lake.turn(lambda: click.echo("Another run works on this lake; waiting for it to end.", err=True)):
+    with lake.turn():
         for name, table in LAKE_TABLES.items():
             if name in first and lake.exists(name):
                 gone[name] = _delete_days(table, first[name])
@@ -48,8 +46,8 @@ def _delete_days(table: Table, first: date) -> list[date]:
     old = sorted(day for one in opened.partitions() if (day := date.fromisoformat(str(one[table.partition]))) < first)
     if old:
         about = {"code_version": code_version(), "retention": f"before {first}"}
-        opened.delete(f"{table.partition} < '{first}'", commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}))
-    current = set(pa.table(opened.get_add_actions())["path"].to_pylist())
+        opened.delete(f"{table.partition} < '{first}'", commit_properties=lake.said(about))
+    current = lake.files(opened)
     for folder in storage.glob(storage.at(lake.table_url(table.name)), f"{table.partition}=*"):
         if date.fromisoformat(folder.name.partition("=")[2]) < first:
             for name, path in storage.files_below(folder):

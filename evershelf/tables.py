@@ -88,7 +88,7 @@ def replicas(table: DeltaTable) -> int | None:
     root = storage.at(table.table_uri, patient=False)
     if not isinstance(root, storage.HdfsPath):
         return 1
-    named = set(pa.table(table.get_add_actions())["path"].to_pylist())
+    named = lake.files(table)
     return min((path.stat().replicas for path in root.walk_files() if path.path.removeprefix(f"{root.path}/") in named), default=None)
 
 

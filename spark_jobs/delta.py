@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame, SparkSession
@@ -79,7 +79,7 @@ class Staged:
                 schema=opened.schema(),
                 partition_by=[partition],
                 partition_filters=[(partition, "in", days)],
-                commit_properties=CommitProperties(custom_metadata={"userMetadata": json.dumps({**about, "days": days}, sort_keys=True)}),
+                commit_properties=lake.said({**about, "days": days}),
             )
         except DeltaError as error:
             raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error

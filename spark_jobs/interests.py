@@ -108,7 +108,7 @@ def run_day(spark: SparkSession, moment: date | None) -> dict[str, Any]:
         CommandFailed: the day has no published events.
     """
     started, settings = time.monotonic(), load_settings()
-    with lake.turn(lambda: click.echo("Another run works on this lake; waiting for it to end.", err=True)):
+    with lake.turn():
         create_tables(spark)
         versions = lake.versions(TABLES)
         days = sorted(date.fromisoformat(str(one["dt"])) for one in lake.open_table("events", versions["events"]).partitions())

@@ -132,7 +132,7 @@ class DayReport:
 
 def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool = False) -> DayReport:
     """Publish one landing day, or hold it back and say why, when it is this run's turn on the lake. Either is recorded in the reconciliation."""
-    with lake.turn(_say_waiting):
+    with lake.turn():
         return publish_day(spark, adapter, day, partial=partial)
 
 
@@ -162,10 +162,6 @@ def publish_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bo
         spark.catalog.clearCache()
     _measure(report)
     return report
-
-
-def _say_waiting() -> None:
-    click.echo("Another run works on this lake; waiting for it to end.", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -604,7 +600,10 @@ def main(single: datetime | None, first: datetime | None, last: datetime | None,
         days = [day for day in days if day in some]
     if not days:
         raise click.UsageError("There is no such day.")
-    with nullcontext() if dry_run else lake.turn(_say_waiting), tempfile.TemporaryDirectory() as aside:  # before Spark: whoever waits starts no driver
+    with (
+        nullcontext() if dry_run else lake.turn(),
+        tempfile.TemporaryDirectory() as aside,
+    ):  # before Spark: whoever waits starts no driver
         spark = spark_session("lake_daily")
         spark.sparkContext.setLogLevel("ERROR")
         reports, rehearsal = [], Rehearsal(Path(aside))

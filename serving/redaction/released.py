@@ -4,11 +4,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import lmdb
-from filelock import FileLock, Timeout
 
 from evershelf import snapshot as snapshots
 from evershelf import storage
@@ -52,19 +51,9 @@ def redact_snapshots(run: Redaction) -> None:
         gateways.close()
 
 
-@contextmanager
-def _no_promotion(run: Redaction) -> Iterator[None]:
+def _no_promotion(run: Redaction) -> AbstractContextManager[None]:
     """Wait for a promotion that is under way: a record of anybody else would end its trial."""
-    lock = FileLock(run.settings.home / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        run.say("A promotion is under way; waiting for it to end.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return storage.turn(run.settings.home / LOCK, lambda: run.say("A promotion is under way; waiting for it to end."))
 
 
 def _replace_all(run: Redaction, store: Place, log: PromotionLog, gateways: Gateways) -> None:
@@ -93,7 +82,7 @@ def _replace_all(run: Redaction, store: Place, log: PromotionLog, gateways: Gate
     late = _late_copies(run, state, gateways)
     for name in [*stale, *todo]:
         copy = state.current(name)
-        if copy == name or copy in late or not _is_whole(store / copy):
+        if copy == name or copy in late or not (name in stale or _is_whole(store / copy)):
             continue  # the next run finds it again
         storage.remove(store / name)
         run.removed["snapshots"] += 1

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from filelock import FileLock, Timeout
 
 from evershelf import lake, storage
@@ -26,7 +26,6 @@ from evershelf.shops.adapter import Adapter, Source
 from evershelf.storage import ASIDE, Place
 from serving.redaction.found import USER, Redaction
 
-WAITING = "Another run works on this lake; waiting for it to end."
 RAW = "raw"  # of the quarantine: the row as it landed, JSON
 ABANDONED = timedelta(days=1)  # unfinished work that is older was left by something that died
 
@@ -34,7 +33,7 @@ ABANDONED = timedelta(days=1)  # unfinished work that is older was left by somet
 def redact_lake(run: Redaction) -> None:
     """Take the forgotten out of landing and the lake, and note the published days whose landing has other rows than the reconciliation says."""
     adapter = ADAPTERS[run.settings.shop.adapter]
-    with lake.turn(lambda: run.say(WAITING)):  # no day is published meanwhile
+    with lake.turn(run.say):  # no day is published meanwhile
         landed = dict(_redact_landing(run, adapter))
         for name, table in LAKE_TABLES.items():
             if lake.exists(name):
@@ -45,11 +44,11 @@ def redact_lake(run: Redaction) -> None:
 def delete_old_files(run: Redaction) -> None:
     """Delete the files of older versions that hold a row of the forgotten; the others stay, and with them those versions that are made of them alone."""
     adapter = ADAPTERS[run.settings.shop.adapter]
-    with lake.turn(lambda: run.say(WAITING)):
+    with lake.turn(run.say):
         for name in LAKE_TABLES:
             if not lake.exists(name):
                 continue
-            folder, current = storage.at(lake.table_url(name)), set(pa.table(lake.open_table(name).get_add_actions())["path"].to_pylist())
+            folder, current = storage.at(lake.table_url(name)), lake.files(lake.open_table(name))
             for left in storage.glob(folder, f"{ASIDE}*"):  # of a day that was killed
                 storage.remove(left)
             for within, path in storage.files_below(folder):
@@ -133,7 +132,7 @@ def _redact_table(run: Redaction, table: Table, adapter: Adapter) -> None:
             continue
         rows = opened.to_pyarrow_table(filters=chosen)
         left = rows.filter(pa.array(_kept(run, rows, adapter)))
-        about = CommitProperties(custom_metadata={"userMetadata": json.dumps({"redacted": day})})
+        about = lake.said({"redacted": day})
         if not lake.NO_BOUNDS.items() <= opened.metadata().configuration.items():
             opened.alter.set_table_properties(lake.NO_BOUNDS)
         write_deltalake(opened, left, mode="overwrite", predicate=f"{table.partition} = '{day}'", commit_properties=about)

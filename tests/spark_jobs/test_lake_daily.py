@@ -326,7 +326,7 @@ def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[...,
 
 
 def test_a_driver_that_waits_for_another_run_has_not_started_spark(home: Path) -> None:
-    with lake.turn(lambda: None):
+    with lake.turn():
         driver = subprocess.Popen(
             [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", MONDAY.isoformat()],
             stderr=subprocess.PIPE,
