@@ -1,7 +1,6 @@
 """Release candidates that are bad in ways that no checksum and no golden query can see; each is made from good parts by the real `build_snapshot`."""
 
 import json
-import random
 import shutil
 import tempfile
 from collections import Counter
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evershelf.storage import Place, fetch, publish, remove
+from evershelf.storage import Place, at_hand, fetch, publish, remove
 
 # the columns of each list that name what is shown
 _SHOWN = {"user_candidates": "item_id", "item_candidates": "neighbor_id", "query_candidates": "item_id", "popular_items": "item_id"}
@@ -24,7 +23,9 @@ _FEW = 10  # items in a broken list: as many as an answer shows
 
 @contextmanager
 def mixed_up_model(candidates: Place, models: Place) -> Iterator[str]:
-    """Give candidates whose model has a vocabulary that is not its own, so that it scores each item as another one; its golden queries hold numbers and agree.
+    """Give candidates whose model has a vocabulary that is not its own, so that it scores each item as another one, the most popular as the least.
+
+    Its golden queries hold numbers and agree.
 
     Args:
         candidates: the folder of the good ones.
@@ -35,16 +36,23 @@ def mixed_up_model(candidates: Place, models: Place) -> Iterator[str]:
     """
     good = json.loads((candidates / "lineage.json").read_bytes())["model_id"]
     with (
-        _changed(models / good, "mixed-up", _mix_up) as model,
+        _changed(models / good, "mixed-up", lambda copied: _mix_up(copied, _chosen(candidates))) as model,
         _changed(candidates, "mixed-up", lambda copied: _change(copied / "lineage.json", model_id=model)) as bad,
     ):
         yield bad
 
 
-def _mix_up(model: Path) -> None:
+def _mix_up(model: Path, chosen: Counter[str]) -> None:
     padding, *items = json.loads((model / "vocabulary.json").read_bytes())["items"]
-    random.Random(7).shuffle(items)
-    _change(model / "vocabulary.json", items=[padding, *items])
+    popular = sorted(items, key=lambda item: (chosen[item], item))
+    opposite = dict(zip(popular, reversed(popular), strict=True))
+    _change(model / "vocabulary.json", items=[padding, *(opposite[item] for item in items)])
+
+
+def _chosen(candidates: Place) -> Counter[str]:
+    """Count how often shoppers chose each item."""
+    with at_hand(candidates) as lists:
+        return Counter(pq.read_table(lists / "user_history", columns=["item_id"], partitioning=None)["item_id"].to_pylist())
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def upside_down_candidates(candidates: Place) -> Iterator[str]:
 
 def _turn_over(bad: Path) -> None:
     lists = {name: pq.read_table(bad / name, partitioning=None, filters=[("position", "<=", _FEW)]) for name in _SHOWN}
-    chosen = Counter(pq.read_table(bad / "user_history", columns=["item_id"], partitioning=None)["item_id"].to_pylist())
+    chosen = _chosen(bad)
     items = sorted({item for name, table in lists.items() for item in table[_SHOWN[name]].to_pylist()}, key=lambda item: (chosen[item], item))
     opposite = pa.array(items[::-1])
     for name, table in lists.items():
