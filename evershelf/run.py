@@ -9,6 +9,7 @@ JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
     "interests": "spark_jobs.interests",
     "candidates": "spark_jobs.candidates",
+    "nearline": "spark_jobs.nearline",
     "build_snapshot": "serving.build_snapshot",
     "maintain_lake": "evershelf.maintain_lake",
     "redact": "serving.redaction.command",

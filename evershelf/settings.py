@@ -146,6 +146,13 @@ class CandidateSettings(Section):
     active_days: Positive = 90  # shoppers seen within so many days get a list of their own
 
 
+class NearlineSettings(Section):
+    interval: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)  # from batch to batch
+    days: Positive = 2  # newest landing days that it looks at; a snapshot with older data than that misses some of what was done since
+    most_shoppers: Positive = 100_000  # of these, seen last, the gateways hear what they did; each costs them some hundred bytes
+    expires: timedelta = timedelta(hours=1)  # gateways answer without an overlay that is older
+
+
 def _address(address: str) -> str:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -237,7 +244,7 @@ class TelemetrySettings(Section):
 class Settings(BaseSettings):
     """All settings. `home` holds everything one installation writes, but for what is shared: that is below `storage_url`, which defaults to the home.
 
-    Landing, lake, snapshots, promotion log and the list of the forgotten may each have an address of their own besides.
+    Landing, lake, snapshots, promotion log, overlays and the list of the forgotten may each have an address of their own besides.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid")
@@ -249,12 +256,14 @@ class Settings(BaseSettings):
     snapshots_url: StorageUrl = ""
     promotions_url: StorageUrl = ""
     forgotten_url: StorageUrl = ""
+    overlays_url: StorageUrl = ""
     shop: ShopSettings = ShopSettings()
     privacy: PrivacySettings = PrivacySettings()
     hdfs: HdfsSettings = HdfsSettings()
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
     candidates: CandidateSettings = CandidateSettings()
+    nearline: NearlineSettings = NearlineSettings()
     redis: RedisSettings = RedisSettings()
     model_server: ModelServerSettings = ModelServerSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -273,7 +282,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
-    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates"]) -> str:
+    def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates", "overlays"]) -> str:
         """Return the address of a place, without a trailing slash."""
         url = str(getattr(self, f"{place}_url", "")) or (f"{self.storage_url}/{place}" if self.storage_url else (self.home / place).as_uri())
         return url.replace("hdfs://", self.hdfs.root, 1) if url.startswith("hdfs:///") else url

@@ -14,6 +14,8 @@ LAKE_ROWS = "lake.rows.{outcome}"  # counter; outcome: clean, quarantined, dedup
 LAKE_DAY_SECONDS = "lake.day"  # timer
 # Moments are gauges in epoch seconds: the alerts compare them with now, and need no counter that was there before.
 LAKE_DAY_AT = "lake.day_at.{outcome}"  # gauge: when a day had this outcome last; published, held, closed
+NEARLINE_AT = "nearline.batch_at"  # gauge: when a batch wrote its overlay last
+NEARLINE_SECONDS = "nearline.batch"  # timer
 # training and candidates
 TRAINING_EPOCH_SECONDS = "training.epoch"  # timer
 TRAINING_LOSS = "training.loss"  # gauge

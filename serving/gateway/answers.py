@@ -157,11 +157,19 @@ class EventCounts(Struct, frozen=True):
     shed: int
 
 
+class OverlayStatus(Struct, frozen=True):
+    """What nearline added last: how old it is, and how many items' descriptions and shoppers it tells of."""
+
+    age_s: float
+    items: int
+    shoppers: int
+
+
 class Status(Struct, frozen=True):
     """One gateway's state. Counters only grow while the process lives.
 
     `requests` counts valid requests for an answer that were let in, answered or not; `shed` those that were turned away because the gateway was full;
-    `forgotten` the tombstones that it goes by.
+    `forgotten` the tombstones that it goes by; `overlay` null without one that is young enough.
     """
 
     name: str
@@ -180,6 +188,7 @@ class Status(Struct, frozen=True):
     shed: int
     events: EventCounts
     forgotten: int = 0
+    overlay: OverlayStatus | None = None
 
 
 class Tried(Struct, frozen=True):

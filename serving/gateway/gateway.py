@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from evershelf import overlay
 from evershelf.contracts import EVENT_TYPES
 from evershelf.free_text import masked_query
 from evershelf.pseudonyms import pseudonym, shared_secret
@@ -29,6 +30,7 @@ from serving.gateway.answers import (
     EventCounts,
     HoldWish,
     LandedEvent,
+    OverlayStatus,
     RungStatus,
     Status,
     Tombstone,
@@ -39,6 +41,7 @@ from serving.gateway.following import Follower, Live, Loaded
 from serving.gateway.journal import Journal
 from serving.gateway.ladder import build_ladder
 from serving.gateway.memory import AnswerMemory
+from serving.gateway.overlays import Overlays, merged
 from serving.gateway.question import Kind, Question, RecentEvent
 from serving.gateway.recent import RecentEvents
 from serving.gateway.requests import Refused
@@ -50,6 +53,7 @@ from serving.tf_serving.client import RankerClient
 logger = logging.getLogger(__name__)
 
 _SEND_EVERY = 1.0  # seconds between packets to StatsD
+_LOOK_FOR_OVERLAYS = 1.0  # seconds at least: a new one comes once a minute
 _VIEW = EVENT_TYPES.index("view")
 
 
@@ -75,6 +79,11 @@ class Gateway:
             at(settings.url("snapshots"), patient=False),
             lambda version: build_ladder(version, self._ranker, self._reader, self.settings.rungs),
         )
+        self.overlays = Overlays(
+            overlay.folder(patient=False),
+            settings.nearline.expires.total_seconds(),
+            lambda: [loaded.store for name in self.follower.loaded if (loaded := self.follower.find(name))],
+        )
         self.memory = AnswerMemory(self.settings.remembered_answers)
         self._dropped = self.tombstones.known  # whose data this process no longer holds
         self._explaining = asyncio.Lock()  # explanations must not add up to a load
@@ -87,6 +96,7 @@ class Gateway:
         poll = self.settings.log_poll.total_seconds()
         await asyncio.to_thread(self.tombstones.start, poll)  # before the first answer
         await asyncio.to_thread(self.follower.start, poll)
+        self.overlays.start(max(poll, _LOOK_FOR_OVERLAYS))
         forever = (self._reader.connect(), self._ship_forever(), self._send_forever(), self._drop_forever(poll))
         self._tasks = [asyncio.create_task(task) for task in forever]
 
@@ -96,6 +106,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.journal.close()
         await asyncio.to_thread(self.follower.stop)
+        await asyncio.to_thread(self.overlays.stop)
         await asyncio.to_thread(self.tombstones.stop)
         await self._ranker.close()
         await self._reader.close()
@@ -123,6 +134,7 @@ class Gateway:
     async def _drop(self) -> None:
         """Drop from memory what belongs to forgotten shoppers. Nothing asks for it any more: this is so that it is not there."""
         known, shoppers, answers = self.tombstones.known, self.recent.shoppers(), self.memory.answers()
+        await asyncio.to_thread(self.overlays.drop, known.covers)
         self.recent.drop(await asyncio.to_thread(lambda: [user for user in shoppers if known.covers(user)]))
         self.memory.drop(await asyncio.to_thread(lambda: [request_id for request_id, user in answers if known.covers(user)]))
         self._dropped = known
@@ -174,13 +186,15 @@ class Gateway:
         user = pseudonym(raw_user) if raw_user else None
         if self._gone(user):
             user = None  # a guest, who has no past
-        recent = [*(self.recent.of(user) if user else ()), *seen]
+        recent = [*(merged(self.recent.of(user), self.overlays.recent(user)) if user else ()), *seen]
         self.counters.requests += 1
         live = self.follower.live
         assigned, arm = live.assign(user or session or request_id)
         unable: list[str] = []
         for loaded, its_arm in _and_last_good(live, assigned, arm):
-            question = Question(loaded.store, kind, k, time.time(), user, category, text, item_id, recent)
+            now = time.time()
+            addition = self.overlays.of(loaded.snapshot_id, now)
+            question = Question(loaded.store, kind, k, now, user, category, text, item_id, recent, addition)
             try:
                 ranked, rung, skipped = await loaded.ladder.answer(question, started + self._deadline)
                 items = slate.show(question, slate.fill(question, ranked), self.settings.explored_share)
@@ -193,7 +207,8 @@ class Gateway:
             milliseconds = (time.monotonic() - started) * 1000
             self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
             quality = loaded.store.manifest.rung_quality[rung]
-            answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, None, quality, matched, items, skipped)
+            age = round(now - addition.made_at, 3) if addition else None
+            answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, age, quality, matched, items, skipped)
             try:
                 if not self._gone(user):  # who may have been forgotten just now
                     self.memory.add(question, answer, milliseconds, unable)
@@ -219,7 +234,8 @@ class Gateway:
                 f"the last {self.memory.most} answers.",
             )
         async with self._explaining:
-            return await why.explain(request_id, answered, self.follower.find(answered.snapshot_id), self.settings.name)
+            addition = self.overlays.of(answered.snapshot_id, time.time())
+            return await why.explain(request_id, answered, self.follower.find(answered.snapshot_id), addition, self.settings.name)
 
     async def accept(self, body: bytes) -> Accepted:
         """Take events: all of them on disk, or none acknowledged. A forgotten shopper's are acknowledged like any other, and not kept.
@@ -304,7 +320,7 @@ class Gateway:
             last_good=live.last_good.snapshot_id if live.last_good else None,
             held=live.hold,
             loaded=self.follower.loaded,
-            problems=self.follower.problems | self.tombstones.problems,
+            problems=self.follower.problems | self.tombstones.problems | self.overlays.problems,
             uptime_s=round(time.monotonic() - self._started, 3),
             rungs=rungs,
             answers=self.counters.status(),
@@ -312,7 +328,12 @@ class Gateway:
             shed=self.counters.shed,
             events=EventCounts(self.counters.events_accepted, self.journal.shipped, self.journal.waiting, self.counters.events_shed),
             forgotten=len(self.tombstones.known),
+            overlay=self._overlay_status(),
         )
+
+    def _overlay_status(self) -> OverlayStatus | None:
+        known = self.overlays.newest
+        return OverlayStatus(round(time.time() - known.made_at, 3), len(known.changes), len(known.shoppers)) if known else None
 
 
 def _and_last_good(live: Live, assigned: Loaded, arm: Arm) -> list[tuple[Loaded, Arm]]:

@@ -14,6 +14,7 @@ from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
 from evershelf.text import normalized_query, words
+from serving.gateway.addition import Addition
 from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
 
@@ -75,6 +76,7 @@ class Question:
         text: what was searched for; '' when this is no search.
         item_id: the item to find similar ones for; '' when there is none.
         recent: what the shopper did since the snapshot, newest last.
+        addition: what nearline knows that the snapshot does not; None without.
         now: seconds since 1970.
         spent: milliseconds, as far as they were needed: 'retrieval' (the ranker's candidates and what matches the words) and each rung that was tried, by name.
     """
@@ -88,6 +90,7 @@ class Question:
     text: str = ""
     item_id: str = ""
     recent: Sequence[RecentEvent] = ()
+    addition: Addition | None = None
     spent: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -161,7 +164,7 @@ class Question:
     def allowed(self, ranked: Ranked) -> Ranked:
         """Return what can be sold, is in the wanted category, is not the item itself, and was not chosen before."""
         numbers = ranked.numbers
-        keep = self.store.in_stock[numbers]
+        keep = (self.addition or self.store).in_stock[numbers]
         if self.allowed_items is not None:
             keep &= self.allowed_items[self.store.category[numbers]]
         if self.number is not None:
@@ -182,7 +185,14 @@ class Question:
     @cached_property
     def popular_lists(self) -> list[Found]:
         names = parents(self._likeliest_category)
-        return [Found("popular", found.numbers(), category=name) for name in names if (found := self.store.popular(name))]
+        lists = ((name, self._popular_in(name)) for name in names)
+        return [Found("popular", numbers, category=name) for name, numbers in lists if numbers is not None]
+
+    def _popular_in(self, category: str) -> Numbers | None:
+        if self.addition:
+            return self.addition.popular(self.store, category)
+        found = self.store.popular(category)
+        return found.numbers() if found else None
 
     @property
     def _likeliest_category(self) -> str:

@@ -36,14 +36,15 @@ def show(question: Question, ranked: Ranked, explored_share: float) -> list[Answ
         if random.random() < explored_share:
             explored, drawn = random.randint(1, places), shown + random.randrange(spare)
             numbers[explored], scores[explored] = int(ranked.numbers[drawn]), float(ranked.scores[drawn])
-    item = question.store.item
+    item, changes = question.store.item, question.addition.changes if question.addition else {}
     items = []
     for place, number in enumerate(numbers):
         known = item(number)
         propensity = 1.0 if place == 0 else stays
         if explored and place == explored:
             propensity = explored_share / places / spare
+        price = changes.get(number, known)
         items.append(
-            AnswerItem(known.item_id, place + 1, known.title, known.price, known.currency, known.category_path, known.image, scores[place], propensity)
+            AnswerItem(known.item_id, place + 1, known.title, price.price, price.currency, known.category_path, known.image, scores[place], propensity)
         )
     return items

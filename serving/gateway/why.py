@@ -18,6 +18,7 @@ from evershelf.contracts.model import HISTORY_LENGTH, RANKED_CANDIDATES
 from evershelf.text import words
 from serving.errors import SourceUnavailable
 from serving.gateway import slate
+from serving.gateway.addition import Addition
 from serving.gateway.answers import Moved, Origins, Tried, Why, WhyItem
 from serving.gateway.following import Loaded
 from serving.gateway.ladder import LocalRanking, PopularItems, SnapshotCandidates, blended, list_keys
@@ -50,8 +51,8 @@ class _Effect(NamedTuple):
     order: Ranked
 
 
-async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, gateway: str) -> Why:
-    """Explain an answer; without its snapshot, tell what was written down about it."""
+async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, addition: Addition | None, gateway: str) -> Why:
+    """Explain an answer; without its snapshot, tell what was written down about it. `addition` is what the overlay adds to the snapshot now."""
     items, origins, note = _only_ids(answered), list[Origins](), ""
     candidates = same_order = None
     if loaded is None:
@@ -67,6 +68,7 @@ async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, 
             answered.query,
             answered.item_id,
             answered.recent,
+            addition,
         )
         lists = list(_lists(question, answered.served_by))
         source = LocalRanking() if answered.served_by in _RANKED else PopularItems() if answered.served_by == "popular" else SnapshotCandidates()

@@ -62,14 +62,15 @@ def status(as_json: bool) -> None:
         for name, on in (("pinned", state.pinned), ("frozen", state.frozen)):
             if on:
                 console.print(f"[yellow]{name}: promotions are refused")
-        table = Table("gateway", "up", *overview.rungs, "shed", "events waiting", box=None, pad_edge=False)
+        table = Table("gateway", "up", "overlay", *overview.rungs, "shed", "events waiting", box=None, pad_edge=False)
         for url, gateway in overview.reached.items():
             if isinstance(gateway, Status):
                 rungs = [f"{gateway.rungs[rung].answers}" if rung in gateway.rungs else "-" for rung in overview.rungs]
-                table.add_row(gateway.name, f"{gateway.uptime_s:.0f} s", *rungs, str(gateway.shed), str(gateway.events.waiting))
+                overlay = f"{gateway.overlay.age_s:.0f} s" if gateway.overlay else "-"
+                table.add_row(gateway.name, f"{gateway.uptime_s:.0f} s", overlay, *rungs, str(gateway.shed), str(gateway.events.waiting))
             else:
                 table.add_row(url, "[red]away")
-        table.add_row("quality", "", *(f"{overview.quality[rung]:.3f}" if rung in overview.quality else "unknown" for rung in overview.rungs))
+        table.add_row("quality", "", "", *(f"{overview.quality[rung]:.3f}" if rung in overview.quality else "unknown" for rung in overview.rungs))
         console.print(table)
         for problem in overview.problems:
             console.print("[red]![/red]", escape(problem), highlight=False)

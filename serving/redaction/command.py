@@ -1,4 +1,4 @@
-"""Take forgotten shoppers out of all that is stored: landing, lake, candidates, models, Redis and snapshots.
+"""Take forgotten shoppers out of all that is stored: landing, lake, candidates, models, Redis, overlays and snapshots.
 
 What is to do is read from what is there, never from notes: killed at any moment, the next run does the rest, and data that came back from an older backup are
 taken out again. Tombstones say who it is: each shopper found is hashed and looked up.
@@ -8,6 +8,7 @@ lake         partitions are written anew, in one commit each; days whose landing
              reconciliation are what the landing gives; then every file of an older version that holds a row of theirs is deleted
 candidates, models   Parquet files are written anew; what an interrupted training has prepared is removed
 Redis        their entries of every snapshot are dropped
+overlays     those that tell of them are deleted; nearline writes the next one without them
 snapshots    a copy without them is sealed for each, and takes its place in the promotion log under the same model version. Gateways go on with the original
              until they have loaded the copy; then the original is deleted
 
@@ -55,6 +56,7 @@ def redact(say: Callable[[str], None], publish: Callable[[date, date], None] | N
         tables.delete_old_files,
         tables.redact_files,
         released.redact_redis,
+        released.drop_overlays,
         released.redact_snapshots,
     ):
         try:
@@ -77,7 +79,7 @@ def _lake_daily(first: date, last: date) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
 def main(as_json: bool) -> None:
-    """Take forgotten shoppers out of landing, lake, candidates, models, Redis and snapshots, and leave a receipt that names nobody."""
+    """Take forgotten shoppers out of landing, lake, candidates, models, Redis, overlays and snapshots, and leave a receipt that names nobody."""
     started, at = time.monotonic(), datetime.now(UTC)
     run = redact(lambda line: click.echo(line, err=True))
     receipt = {"at": at.isoformat(timespec="seconds"), "code_version": code_version(), **run.as_json(), "tables": tables.versions()}

@@ -1,4 +1,4 @@
-"""Snapshots and Redis: what gateways answer from is replaced by copies without the forgotten, and never missing meanwhile."""
+"""Snapshots, overlays and Redis: what gateways answer from is replaced by copies without the forgotten, and never missing meanwhile."""
 
 import shutil
 import tempfile
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import lmdb
 
+from evershelf import overlay, storage
 from evershelf import snapshot as snapshots
-from evershelf import storage
 from evershelf.contracts.snapshot import MANIFEST, STORE
 from evershelf.errors import SnapshotDamaged
 from evershelf.snapshot import Manifest
@@ -37,6 +37,16 @@ def redact_redis(run: Redaction) -> None:
     """
     if "stored" in run.settings.gateway.rungs:  # else this installation has no Redis
         run.removed["redis"] += redis_store.forget(run.gone.covers, run.settings.redis)
+
+
+def drop_overlays(run: Redaction) -> None:
+    """Delete the overlays that tell of somebody forgotten, or cannot be read; nearline writes the next one without them within a minute."""
+    place = overlay.folder()
+    drop_abandoned(place)
+    for name, found in overlay.kept(place):
+        if found is None or any(map(run.gone.covers, found.shoppers)):
+            (place / name).unlink(missing_ok=True)
+            run.removed["overlays"] += 1
 
 
 def redact_snapshots(run: Redaction) -> None:

@@ -1,7 +1,7 @@
 """Read one snapshot from local disk: memory-mapped lists and items, the lexical index, the ranker. Nothing here writes."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -68,6 +68,7 @@ class SnapshotStore:
         )
         # One read transaction each for the life of the store: nobody writes to a snapshot.
         self._lists = self._store.begin(buffers=False)
+        self._ids = by_id
         self._by_id = self._catalogue.begin(db=by_id)
         self._by_number = self._catalogue.begin(db=items)
         self._words = self._catalogue.begin(db=known_words)
@@ -128,6 +129,12 @@ class SnapshotStore:
         """Return an item's number, None when the snapshot does not know it."""
         value = self._by_id.get(layout.id_key(item_id))
         return int.from_bytes(value, "little") if value else None
+
+    def numbers(self, item_ids: Iterable[str]) -> dict[str, int]:
+        """Return the number of each item that the snapshot knows. Safe on any thread."""
+        with self._catalogue.begin(db=self._ids) as reading:
+            found = ((item, reading.get(layout.id_key(item))) for item in item_ids if item)
+            return {item: int.from_bytes(value, "little") for item, value in found if value}
 
     def item(self, number: int) -> Item:
         """Return what an answer shows of an item."""
