@@ -17,7 +17,7 @@ COMMANDS = {
     "down": ("evershelf.stack.commands:down", "Stop what `up` started."),
     "demo": ("evershelf.demo.commands:demo", "Go round the whole circle, break things, report."),
     "shoppers": ("evershelf.demo.live_shoppers:shoppers", "Let simulated shoppers use the gateways, and say what they got."),
-    "run": ("evershelf.run:run", "Run one data job: lake_daily, interests, candidates, build_snapshot, maintain_lake, redact, retention."),
+    "run": ("evershelf.run:run", "Run one data job: lake_daily, interests, labels, candidates, build_snapshot, nearline, maintain_lake, redact, retention."),
     "sql": ("evershelf.sql:sql", "Query the lake's tables, without Spark."),
     "dictionary": ("evershelf.dictionary:command", "Print every table and column with its meaning, unit, checks and source."),
     "lineage": ("evershelf.lineage:lineage", "Show what a table's day was made of, by which code, and what was built from it."),

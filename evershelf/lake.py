@@ -7,6 +7,7 @@ from functools import partial
 
 import click
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 
 from evershelf import storage
@@ -75,6 +76,12 @@ def versions(names: Iterable[str]) -> dict[str, int]:
 def files(table: DeltaTable) -> set[str]:
     """Return the files that make up a version of a table, as paths within its folder."""
     return set(pa.table(table.get_add_actions())["path"].to_pylist())
+
+
+def last_of_each(keys: pa.Array) -> pa.Array:
+    """Return [rows] bool: which rows of a table that is sorted by its keys are the last with theirs."""
+    following = pa.concat_arrays([keys[1:], pa.nulls(min(len(keys), 1), keys.type)])
+    return pc.or_kleene(pc.not_equal(keys, following), pc.is_null(following))
 
 
 def said(about: Mapping[str, object]) -> CommitProperties:

@@ -8,6 +8,7 @@ import click
 JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
     "interests": "spark_jobs.interests",
+    "labels": "training.labels",
     "candidates": "spark_jobs.candidates",
     "nearline": "spark_jobs.nearline",
     "build_snapshot": "serving.build_snapshot",

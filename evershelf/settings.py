@@ -146,6 +146,10 @@ class CandidateSettings(Section):
     active_days: Positive = 90  # shoppers seen within so many days get a list of their own
 
 
+class LabelSettings(Section):
+    min_accuracy: Share = 0.8  # a rule, or the model, that is right less often on known items fills nothing in
+
+
 class NearlineSettings(Section):
     interval: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)  # from batch to batch
     days: Positive = 2  # newest landing days that it looks at; a snapshot with older data than that misses some of what was done since
@@ -263,6 +267,7 @@ class Settings(BaseSettings):
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
     candidates: CandidateSettings = CandidateSettings()
+    labels: LabelSettings = LabelSettings()
     nearline: NearlineSettings = NearlineSettings()
     redis: RedisSettings = RedisSettings()
     model_server: ModelServerSettings = ModelServerSettings()

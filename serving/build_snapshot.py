@@ -86,7 +86,8 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     quality = evaluation.get("rung_quality", {})
     if missing := set(RUNGS) - quality.keys():
         raise CommandFailed(f"evaluation.json of model {model.name} has no rung_quality for {', '.join(sorted(missing))}. {ADVICE} Train it again.")
-    products = _products(lineage.get("tables", {}).get("products"))
+    tables = lineage.get("tables", {})
+    products = _products(tables.get("products"), tables.get("labels"))
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
         content = Path(aside) / "content"
@@ -152,23 +153,23 @@ def _already_built(snapshots: Place, lineage: dict[str, Any], out: Set[str]) -> 
     return None
 
 
-def _products(version: int | None) -> Products:
-    """Read the newest description of each item, of the version that the candidates saw when they name one."""
+def _products(version: int | None, labels: int | None = None) -> Products:
+    """Read the newest description of each item, of the version that the candidates saw when they name one. A category or brand that it leaves out is taken from
+    that version of the labels.
+    """
     columns = ["item_id", "title", "description", "brand", "category_path", "price", "currency", "stock", "image", "valid_from", "dt", "landing_dt"]
     opened = lake.open_table("products", version)
     table = opened.to_pyarrow_table(columns=columns)
     if not table.num_rows:
         raise CommandFailed(f"The products table is empty. {ADVICE} Publish a day of products first.")
     newest_last = table.sort_by([("item_id", "ascending"), ("valid_from", "ascending"), ("dt", "ascending"), ("landing_dt", "ascending")])
-    ids = newest_last["item_id"].combine_chunks()
-    latest = pc.or_kleene(pc.not_equal(ids, _shifted(ids)), pc.is_null(_shifted(ids)))
-    newest = newest_last.filter(latest).combine_chunks()
+    newest = newest_last.filter(lake.last_of_each(newest_last["item_id"].combine_chunks())).combine_chunks()
+    for kind, column in (("category", "category_path"), ("brand", "brand")) if labels is not None else ():
+        said = lake.read("labels", ["item_id", "text", "dt"], [("kind", "=", kind)], labels).sort_by("dt")
+        text = dict(zip(said["item_id"].to_pylist(), said["text"].to_pylist(), strict=True))  # the newest label comes last
+        filled = [value or text.get(item) for item, value in zip(newest["item_id"].to_pylist(), newest[column].to_pylist(), strict=True)]
+        newest = newest.set_column(newest.column_names.index(column), column, pa.array(filled, pa.string()))
     return Products(newest, newest["item_id"].combine_chunks(), opened.version())
-
-
-def _shifted(values: pa.Array) -> pa.Array:
-    """Return the array with every value moved one place to the front, and null at the end."""
-    return pa.concat_arrays([values[1:], pa.nulls(1, values.type)])
 
 
 def _read_list(candidates: Path, name: str, products: Products, item_columns: tuple[str, ...]) -> pa.Table:

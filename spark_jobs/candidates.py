@@ -48,7 +48,7 @@ from spark_jobs.session import spark_session
 INTERACTIONS = ("click", "view", "cart", "purchase")
 ACTION_WEIGHT = {"click": 1.0, "view": 1.0, "cart": 2.0, "purchase": 3.0}  # of what was chosen for a query
 SEPARATOR = " > "
-TABLES = ("events", "products")
+TABLES = ("events", "products", "labels")
 
 
 def interactions(events: DataFrame) -> DataFrame:
@@ -62,10 +62,14 @@ def interactions(events: DataFrame) -> DataFrame:
     )
 
 
-def sellable(products: DataFrame) -> DataFrame:
-    """Return item_id and category_path of the items whose newest description does not say that there is none left."""
+def sellable(products: DataFrame, labels: DataFrame | None = None) -> DataFrame:
+    """Return item_id and category_path of the items whose newest description does not say that there is none left; what it leaves out is taken from labels."""
     newest = Window.partitionBy("item_id").orderBy(F.desc("valid_from"), F.desc("dt"))
-    return products.withColumn("age", F.row_number().over(newest)).where("age = 1 AND (stock IS NULL OR stock > 0)").select("item_id", "category_path")
+    items = products.withColumn("age", F.row_number().over(newest)).where("age = 1 AND (stock IS NULL OR stock > 0)").select("item_id", "category_path")
+    if labels is None:
+        return items
+    said = labels.where("kind = 'category'").groupBy("item_id").agg(F.max_by("text", "dt").alias("said"))
+    return items.join(said, "item_id", "left").select("item_id", F.coalesce(F.expr("nullif(category_path, '')"), "said").alias("category_path"))
 
 
 def item_candidates(chosen: DataFrame, items: DataFrame, *, as_of: datetime, k: int) -> DataFrame:
@@ -229,7 +233,8 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
     as_of = datetime.combine(data_as_of + timedelta(days=1), datetime.min.time(), UTC)
     first = data_as_of - timedelta(days=options.active_days - 1)
     events = _table(spark, "events", versions).where(F.col("dt") >= F.lit(first)).where(F.col("type") != "impression")
-    items = sellable(_table(spark, "products", versions)).cache()
+    labels = _table(spark, "labels", versions) if "labels" in versions else None
+    items = sellable(_table(spark, "products", versions), labels).cache()
     chosen = interactions(events).cache()
     history = user_history(chosen).cache()
     neighbors = item_candidates(chosen, items, as_of=as_of, k=options.per_item).cache()
@@ -290,7 +295,7 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
     started = time.monotonic()
     settings = load_settings()
     model_id = _choose_model(model_id, allow_unblessed)
-    versions = lake.versions(TABLES)
+    versions = lake.versions(name for name in TABLES if name != "labels" or lake.exists(name))
     data_as_of = max(date.fromisoformat(str(day["dt"])) for day in lake.open_table("events", versions["events"]).partitions())
     lineage: dict[str, Any] = {"model_id": model_id, "tables": versions, "data_as_of": str(data_as_of), "code_version": code_version()}
     made_from = json.dumps(lineage | {"settings": settings.candidates.model_dump()}, sort_keys=True)

@@ -178,4 +178,23 @@ INTERESTS = Table(
     },
 )
 
-LAKE_TABLES = {table.name: table for table in (EVENTS, PRODUCTS, ORDERS, INTERESTS, QUARANTINE, RECONCILIATION)}
+LABELS = Table(
+    name="labels",
+    meaning="Categories, brands and prices that the catalogue leaves out, filled in by rules or the model; what the catalogue gives is never here",
+    without="items without a category or brand are in no list of one, as if nothing were known; they can be worked out again from products and a model",
+    version=1,
+    key=("item_id", "kind"),
+    partition="dt",
+    columns={
+        "dt": Column("date", "day up to which descriptions count", required=True, unit="day of the shop's calendar"),
+        "item_id": Column("string", "the item", required=True),
+        "kind": Column("string", "category, brand or price", required=True),
+        "text": Column("string", "the category path or the brand; null for a price"),
+        "price": Column("double", "the price of one piece; null for the other kinds", unit="`currency`"),
+        "currency": Column("string", "money of `price`", unit="ISO 4217 code"),
+        "source": Column("string", "the rule and its version, or the model, that says so", required=True),
+        "confidence": Column("double", "share of its guesses that were right that day on items whose value is known", required=True, unit="0 to 1"),
+    },
+)
+
+LAKE_TABLES = {table.name: table for table in (EVENTS, PRODUCTS, ORDERS, INTERESTS, LABELS, QUARANTINE, RECONCILIATION)}

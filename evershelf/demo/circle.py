@@ -374,7 +374,7 @@ class Circle:
         """Read what is promised of the whole out of the answers, the promotion log and the lake."""
         self.answers.new()
         every = self.report.answers = summarize(self.answers.all)
-        self.promise("not one 5xx, empty or missing answer to a valid request", every.bad == 0 < every.answers, f"{every.answers} answers, {every.bad} bad")
+        self.promise("not one 5xx, empty or missing answer to a valid request", every.bad == 0 < every.answers, f"{every.answers} responses, {every.bad} bad")
         for fault in self.report.faults:
             fault.measure(self.answers.all)
             rungs = ", ".join(f"{rung} {count}" for rung, count in fault.by_rung.items())

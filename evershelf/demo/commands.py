@@ -110,7 +110,7 @@ def _use(home: Path, shop: str, more: Mapping[str, str]) -> Settings:
         "EVERSHELF_GATEWAY__SHIP_INTERVAL": "PT2S",
         # A demo has minutes and tens of requests a second: fewer and larger canary stages than a shop would take.
         "EVERSHELF_PROMOTION__SHARES": "[0.25, 0.5]",
-        "EVERSHELF_PROMOTION__MIN_REQUESTS": "200",  # the clicks on so many answers tell a bad ranking from chance
+        "EVERSHELF_PROMOTION__MIN_REQUESTS": "300",  # the clicks on so many answers tell a bad ranking from chance
         # Shoppers and batch jobs share this machine: deadlines are missed in bursts, and a breaker makes each burst longer, for one arm or the other.
         "EVERSHELF_PROMOTION__MAX_FALLBACK_RATIO": "0.25",
         "EVERSHELF_PROMOTION__MAX_SLOW_RATIO": "0.25",

@@ -39,7 +39,8 @@ def lake(home: Path) -> Path:
 def test_each_table_has_its_health_and_its_last_good_day(lake: Path) -> None:
     found = table_states()
     assert {name: state.health for name, state in found.items()} == {
-        "events": "healthy", "products": "stale", "orders": "empty", "interests": "absent", "quarantine": "healthy", "reconciliation": "healthy",
+        "events": "healthy", "products": "stale", "orders": "empty", "interests": "absent", "labels": "absent",
+        "quarantine": "healthy", "reconciliation": "healthy",
     }  # fmt: skip
     events = found["events"]
     assert (events.where, events.rows, events.files, events.replicas, events.version) == ((lake / "events").as_uri(), 2, 2, 1, 0)

@@ -102,7 +102,8 @@ def test_month_by_the_scheduler_and_a_backfill_is_the_month_by_hand(shop: list[d
 def tables() -> dict[str, pa.Table]:
     """Return the lake's content, each table in the order of its key and without the code's version."""
     found = {}
-    for name, table in LAKE_TABLES.items():
+    for name in ("events", "products", "orders", "quarantine", "reconciliation"):  # what lake_daily writes
+        table = LAKE_TABLES[name]
         content = lake.read(name, columns=[column for column in table.columns if column != "code_version"])
         found[name] = content.sort_by([(column, "ascending") for column in (*table.key, table.partition)]).combine_chunks()
     return found

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evershelf import snapshot
+from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.rungs import RUNGS
 from evershelf.errors import CommandFailed
@@ -20,6 +20,7 @@ from serving.stores.layout import parents
 from serving.stores.snapshot_store import SnapshotStore
 from tests.serving import tiny
 from tests.serving.conftest import Shop
+from training.labels import publish
 
 
 @pytest.fixture
@@ -111,6 +112,18 @@ def test_an_item_that_no_product_describes_is_refused_by_name(shop: Shop) -> Non
     pq.write_table(table.set_column(1, "item_id", pa.array(["ghost", *table["item_id"].to_pylist()[1:]])), file)
     with pytest.raises(CommandFailed, match="'ghost'"):
         build_snapshot(folder.name)
+
+
+def test_a_brand_that_is_not_given_is_the_label_s(shop: Shop) -> None:
+    folder = shop.home / "candidates" / f"{tiny.DATA_AS_OF}-44444444"
+    shutil.copytree(shop.home / "candidates" / f"{tiny.DATA_AS_OF}-22222222", folder)
+    label = {"kind": "brand", "price": None, "currency": None, "source": "rule x v1", "confidence": 0.9, "dt": tiny.DATA_AS_OF}
+    publish(tiny.DATA_AS_OF, [{**label, "item_id": "i00", "text": "Zebra"}, {**label, "item_id": "i01", "text": "Zebra"}], {})  # i01 has a brand
+    lineage = json.loads((folder / "lineage.json").read_bytes())
+    (folder / "lineage.json").write_text(json.dumps(lineage | {"tables": lineage.get("tables", {}) | {"labels": lake.open_table("labels").version()}}))
+    store = SnapshotStore(shop.snapshots / build_snapshot(folder.name))
+    numbers, _ = store.search("zebra", 5)
+    assert [store.item(int(number)).item_id for number in numbers] == ["i00"]
 
 
 @pytest.mark.parametrize("keep", ["", "Garden"])
