@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import write_deltalake
 
-from evershelf import forgotten, lake, snapshot, storage
+from evershelf import forgotten, lake, overlay, snapshot, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
@@ -52,7 +52,7 @@ def holding(home: Path, *needles: str) -> set[str]:
     """Return the files of the data folders that hold one of the texts, or are named after it."""
     return {
         str(path.relative_to(home))
-        for place in ("landing", "lake", "candidates", "models", "snapshots", "promotions", "training", "receipts", "gateway", "forgotten")
+        for place in ("landing", "lake", "candidates", "models", "snapshots", "promotions", "training", "receipts", "gateway", "forgotten", "overlays")
         for path in (home / place).rglob("*")
         if path.is_file() and any(needle.encode() in content for needle in needles for content in (str(path).encode(), *everything(path)))
     }
@@ -109,6 +109,8 @@ def used(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     (model,) = (shop.home / "models").iterdir()
     pq.write_table(vectors, model / "user_vectors.parquet")
     (shop.home / "training" / "2026-03-01-0a0a0a0a").mkdir(parents=True)
+    for user in (ANN_INSIDE, tiny.USERS[1]):
+        overlay.write(overlay.folder(), overlay.Overlay(0.0, {}, {}, {user: overlay.encoded([("i01", 2, 0.0)])}))
     shop.promote(shop.first)
     shop.promote(shop.second)
     return shop
@@ -126,7 +128,7 @@ def _days(first: date, last: date) -> None:
 
 def test_nothing_of_a_forgotten_shopper_is_left_in_any_byte(used: Shop, tmp_path: Path) -> None:
     held = holding(used.home, ANN_INSIDE)
-    assert {Path(name).parts[0] for name in held} == {"landing", "lake", "candidates", "models", "snapshots"}
+    assert {Path(name).parts[0] for name in held} == {"landing", "lake", "candidates", "models", "snapshots", "overlays"}
     forgotten.add(tombstone(ANN_INSIDE))
     before = used.log.state()
     run = redact(print, _days)
@@ -138,6 +140,7 @@ def test_nothing_of_a_forgotten_shopper_is_left_in_any_byte(used: Shop, tmp_path
     assert lake.read("events").num_rows == 2 * 3 and lake.read("quarantine").num_rows == 0
     assert {(row["rows_in"], row["rows_clean"], row["rows_quarantined"]) for row in lake.read("reconciliation").to_pylist()} == {(3, 3, 0)}
     assert not (used.home / "training" / "2026-03-01-0a0a0a0a").exists()
+    assert run.removed["overlays"] == 1 and len(overlay.names(overlay.folder())) == 1
     state = used.log.state()
     assert {state.stable, *state.last_good} == set(run.snapshots.values()) == set(snapshot.stored_snapshots(used.snapshots))
     assert state.registrations[state.stable or ""] == before.registrations[used.second]
