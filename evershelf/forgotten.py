@@ -42,6 +42,12 @@ def add(name: str) -> bool:
     return True
 
 
+def changed_at(*, patient: bool = True) -> float | None:
+    """Return when the list of tombstones changed last (seconds since 1970, by its storage's clock); None while there is none."""
+    folder = at(load_settings().url("forgotten"), patient=patient)
+    return folder.stat().st_mtime if folder.is_dir() else None
+
+
 def read(*, patient: bool = True) -> Forgotten:
     """Read every tombstone.
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from evershelf.forgotten import Forgotten
 logger = logging.getLogger(__name__)
 
 _LIST, _COPY = "list of forgotten shoppers", "copy of the list of forgotten shoppers"  # what a problem is named after
+_NEVER = -1.0
+_SETTLED = 5.0  # seconds after which a list's time of change tells it from any later one
 _FIRST_LOOK = 0.5  # seconds that a start waits for the shared list before it goes by its own copy
 
 
@@ -27,6 +30,7 @@ class Tombstones:
         self._copy = copy
         self._adding = threading.Lock()
         self._saved = True
+        self._listed: float | None = _NEVER  # when the list that was read last had changed
         self.known = Forgotten()
         self.problems: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -67,10 +71,18 @@ class Tombstones:
                 self._saved = True
                 self.problems.pop(_COPY, None)
 
+    def _read_if_changed(self) -> None:
+        """Read the list, unless it is as it was when it was read last: reading many tombstones twice a second would cost a gateway a good part of a core."""
+        changed, now = forgotten.changed_at(patient=False), time.time()
+        if self._saved and changed == self._listed:
+            return
+        self.add(forgotten.read(patient=False))
+        self._listed = changed if changed is None or now - changed > _SETTLED else _NEVER  # a storage's clock may be coarse: what follows at once looks alike
+
     def _read_forever(self, poll: float, looked: threading.Event) -> None:
         while True:
             try:
-                self.add(forgotten.read(patient=False))
+                self._read_if_changed()
                 self.problems.pop(_LIST, None)
             except Exception as error:  # whatever is wrong with the list, those who are known to be forgotten stay so
                 if _LIST not in self.problems:
