@@ -261,6 +261,10 @@ class HdfsPath:
         """Set the time of the last change to now."""
         self._ask("touched", lambda client: client.set_times(self.path, modification_time=int(time.time() * 1000)))
 
+    def replicate(self, copies: int) -> None:
+        """Have HDFS keep so many copies of a file's blocks; it makes or drops them afterwards, by itself."""
+        self._ask("replicated", lambda client: client.set_replication(self.path, copies))
+
     def aside(self) -> "HdfsPath":
         """Return a name beside this one for unfinished work."""
         return self.with_name(f"{ASIDE}{secrets.token_hex(8)}")

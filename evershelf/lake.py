@@ -29,7 +29,7 @@ def table_url(name: str) -> str:
     """
     if name not in LAKE_TABLES:
         raise StorageError(f"{name} is no table of the lake. Nothing was read. The tables are {', '.join(LAKE_TABLES)}.")
-    return f"{load_settings().url('lake')}/{name}"
+    return load_settings().table_url(name)
 
 
 def exists(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Keep the lake's tables small and quick: put small files together, delete files that nobody can need any more. No Spark.
+"""Keep the lake's tables small and quick: put small files together, delete files that nobody can need any more, keep as many copies as are wanted. No Spark.
 
 What is kept: the current version, every file that was current within `lake.time_travel`, and every version of which a stored model, candidates or snapshot was
 built, so that each of them can be looked into and reproduced for as long as it is stored. The log of a table is never cut.
@@ -20,11 +20,12 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import FileInfo, FileType
 
-from evershelf import lake
+from evershelf import lake, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.lineage import references
 from evershelf.settings import load_settings
+from evershelf.storage import HdfsPath
 from evershelf.version import code_version
 
 SMALL = 64 << 20  # bytes; smaller files of one partition are put together
@@ -39,7 +40,8 @@ class Maintained:
     """What was done to a table, or would be done.
 
     small_files: of partitions that have more than one, put together. files, bytes: deleted. kept: versions kept for what was built from them; gone: those of
-    them of which a file was gone before, such as one that held a forgotten shopper. oldest: the oldest kept version and what needs it.
+    them of which a file was gone before, such as one that held a forgotten shopper. replicated: files on HDFS of which it keeps another number of copies than
+    the settings want. oldest: the oldest kept version and what needs it.
     """
 
     table: str
@@ -48,6 +50,7 @@ class Maintained:
     bytes: int
     kept: list[int]
     gone: list[int]
+    replicated: int
     oldest: str | None
 
 
@@ -80,6 +83,9 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
         raise CommandFailed(f"{name}: deleting would take {len(taken)} files of versions that are kept, such as {min(taken)}. Nothing was deleted of it.")
     if doomed and not dry_run:
         _vacuum(table, kept, dry_run=False)
+    other = _other_replication(table, load_settings().replication(name))
+    for path in other if not dry_run else ():
+        path.replicate(load_settings().replication(name))
     return Maintained(
         table=name,
         small_files=sum(small.values()),
@@ -87,6 +93,7 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
         bytes=sum(doomed.values()),
         kept=kept,
         gone=[version for version in files_of if version not in kept],
+        replicated=len(other),
         oldest=f"version {kept[0]} for {', '.join(users[kept[0]])}" if kept else None,
     )
 
@@ -97,6 +104,11 @@ def _small_files(table: DeltaTable, partition: str) -> dict[str, int]:
     days = zip(added[f"partition.{partition}"].to_pylist(), added["size_bytes"].to_pylist(), strict=True)
     counts = Counter(day.isoformat() for day, size in days if size < SMALL)
     return {day: files for day, files in sorted(counts.items()) if files > 1}
+
+
+def _other_replication(table: DeltaTable, wanted: int) -> list[HdfsPath]:
+    root = storage.at(table.table_uri)
+    return [path for path in root.walk_files() if path.stat().replicas != wanted] if isinstance(root, HdfsPath) else []
 
 
 def _files(name: str, version: int) -> set[str] | None:
@@ -134,6 +146,7 @@ def main(dry_run: bool, as_json: bool) -> None:
     for one in done:
         kept = f"{len(one.kept)} versions kept, the oldest {one.oldest}" if one.oldest else "nothing stored was built from it"
         gone = f"; {len(one.gone)} that stored things were built from are gone" if one.gone else ""
+        gone += f"; {one.replicated} files {would}replicated" if one.replicated else ""
         line = f"{one.table}: {one.small_files} small files {would}put together, {one.files} files ({one.bytes / 2**20:.1f} MiB) {would}deleted; {kept}{gone}"
         click.echo(line, err=as_json)
     if as_json:

@@ -107,7 +107,19 @@ class HdfsSettings(Section):
         return f"hdfs://{self.host}:{self.port}" if self.port else f"hdfs://{self.host}"
 
 
+class TableSettings(Section):
+    url: StorageUrl = ""  # where the table lies; default: its name below the lake's address. Copy it there first
+    replication: Positive | None = None  # copies of each block on HDFS; default hdfs.replication
+
+
+def _tables(tables: dict[str, TableSettings]) -> dict[str, TableSettings]:
+    if unknown := tables.keys() - LAKE_TABLES.keys():
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such table; known are {', '.join(LAKE_TABLES)}")
+    return tables
+
+
 class LakeSettings(Section):
+    tables: Annotated[dict[str, TableSettings], AfterValidator(_tables)] = {}  # what is particular to a table
     restated_days: Annotated[int, Field(ge=0, le=7)] = 2  # rows may land so many days late
     max_quarantined_share: Share = 0.25  # more than this of a landing day stops the day
     max_age_days: Positive = 2  # a table whose newest day is older counts as stale in `evershelf status`
@@ -290,7 +302,19 @@ class Settings(BaseSettings):
     def url(self, place: Literal["landing", "lake", "snapshots", "promotions", "forgotten", "models", "candidates", "overlays"]) -> str:
         """Return the address of a place, without a trailing slash."""
         url = str(getattr(self, f"{place}_url", "")) or (f"{self.storage_url}/{place}" if self.storage_url else (self.home / place).as_uri())
+        return self._on_hdfs(url)
+
+    def _on_hdfs(self, url: str) -> str:
         return url.replace("hdfs://", self.hdfs.root, 1) if url.startswith("hdfs:///") else url
+
+    def table_url(self, name: str) -> str:
+        """Return the address of a table of the lake, without a trailing slash."""
+        own = self.lake.tables.get(name, TableSettings()).url
+        return self._on_hdfs(own) if own else f"{self.url('lake')}/{name}"
+
+    def replication(self, name: str) -> int:
+        """Return how many copies of each block HDFS is to keep of a table."""
+        return self.lake.tables.get(name, TableSettings()).replication or self.hdfs.replication
 
     @property
     def zone(self) -> ZoneInfo:

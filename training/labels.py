@@ -9,6 +9,7 @@ chosen from which on it is right often enough, on the other half its accuracy is
 """
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -237,6 +238,7 @@ def publish(day: date, rows: Sequence[Mapping[str, Any]], about: Mapping[str, ob
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line.")
 def main(moment: datetime | None, as_json: bool) -> None:
     """Fill in categories, brands and prices that the catalogue leaves out, and measure whoever does it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     report = run_day(moment.date() if moment else None)
     if as_json:
         click.echo(json.dumps(report))

@@ -17,6 +17,7 @@ from evershelf import lake, lineage
 from evershelf.errors import CommandFailed
 from evershelf.maintain_lake import Maintained, maintain
 from evershelf.settings import load_settings
+from evershelf.tables import replicas
 
 DAY, NEXT = date(2026, 11, 16), date(2026, 11, 17)
 
@@ -165,3 +166,23 @@ def test_lineage_says_what_a_day_was_made_of_and_what_was_built_from_it(events: 
     unknown = CliRunner().invoke(lineage.lineage, ["events", "--date", "2001-01-01"])
     assert unknown.exit_code == 1
     assert "No commit of events" in str(unknown.exception)
+
+
+def test_a_table_lies_where_its_setting_says(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_LAKE__TABLES", json.dumps({"events": {"url": (tmp_path / "elsewhere").as_uri()}}))
+    load_settings.cache_clear()
+    publish(tmp_path / "elsewhere", DAY, [1], "append")
+    assert values() == [1]
+    assert lake.table_url("orders") == (home / "lake" / "orders").as_uri()
+
+
+def test_hdfs_keeps_as_many_copies_as_the_table_s_setting_says(hdfs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.table({"dt": pa.array([DAY], pa.date32()), "value": [1]})
+    write_deltalake(lake.table_url("events"), rows, partition_by=["dt"])
+    copies = load_settings().hdfs.replication - 1
+    monkeypatch.setenv("EVERSHELF_LAKE__TABLES", json.dumps({"events": {"replication": copies}}))
+    load_settings.cache_clear()
+    assert work(dry_run=True).replicated > 1 and replicas(lake.open_table("events")) == copies + 1
+    work()
+    assert work().replicated == 0
+    assert replicas(lake.open_table("events")) == copies
