@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,8 @@ class Circle:
         steps.append(("roll back, under load", self.roll_back))
         if full:
             steps.append(("the way forward: built again, and promoted", self.promote_again))
+            if not self.data:
+                steps.append(("an item sells out", self.sell_out))
         return [*steps, ("a rotten day arrives", self.bring_rotten_day), ("shoppers' events reach landing", self.ship_events)]
 
     def fill_lake(self) -> str:
@@ -312,6 +314,27 @@ class Circle:
         self.rolled_back = (bad, done)
         self.wait_for("a hundred answers after it", lambda: sum(bool(answer.served_by) for answer in self.answers.since(done)) >= 100, 60)
         return f"{good} answers again, {bad} is out"
+
+    def sell_out(self) -> str:
+        """Deliver today's description of the item that strangers see first: none is left. Nearline takes it out of the answers, without a new snapshot."""
+        first, today = self.shown_to_strangers()[0], datetime.now(self.settings.zone).date()
+        with gzip.open(self.raw / f"{self.days[-1]}" / "products.jsonl.gz", "rb") as file:
+            whole = (line for line in file if f'"item_id":"{first}"'.encode() in line and line.endswith(b"}\n"))  # some lines are broken on purpose
+            described = msgspec.json.decode(next(whole))
+        folder = self.settings.home / "sold out" / f"{today}"
+        folder.mkdir(parents=True)
+        (folder / "products.jsonl").write_bytes(msgspec.json.encode({**described, "stock": 0, "valid_from": datetime.now(UTC)}) + b"\n")
+        self.workshop.run("ingest", "--data", str(folder.parent), "--json")
+        landed = time.monotonic()
+        self.workshop.run("run", "nearline", "--once", "--json")
+        self.wait_for("answers without it", lambda: first not in self.shown_to_strangers(), 30)
+        outcome = f"{first} left the answers {time.monotonic() - landed:.1f} s after it was delivered as sold out, driver's start included"
+        self.promise("an item that sells out is gone without a new snapshot", True, outcome)
+        return outcome
+
+    def shown_to_strangers(self) -> list[str]:
+        answer = httpx.get(f"{self.settings.gateway_urls[0]}/v1/recommend", params={"user_id": "a stranger"}, timeout=5.0, trust_env=False)
+        return [item["item_id"] for item in answer.json()["items"]]
 
     def bring_rotten_day(self) -> str:
         """Deliver a day that is no text at all; it is held back by name, and what is live stays live."""

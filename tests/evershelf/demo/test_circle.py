@@ -23,7 +23,7 @@ def names(home: Path, *, data: Path | None = None, full: bool = False) -> list[s
 def test_full_tour_is_the_short_one_and_more(home: Path) -> None:
     short, full = names(home), names(home, full=True)
     assert [name for name in full if name in short] == short
-    assert len(full) == len(set(full)) == len(short) + 4
+    assert len(full) == len(set(full)) == len(short) + 5
 
 
 def test_shop_without_a_truth_gets_no_snapshot_that_only_clicks_can_find_bad(home: Path, tmp_path: Path) -> None:
