@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from datetime import date, timedelta
 from functools import partial
 
 import click
@@ -17,6 +18,8 @@ from evershelf.settings import load_settings
 
 # Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
 NO_BOUNDS = {"delta.dataSkippingNumIndexedCols": "0"}
+
+LABELS_HOLD = timedelta(days=7)  # a day on which nothing was filled in leaves nothing that could take the place of older ones
 
 _tell = partial(click.echo, err=True)
 
@@ -76,6 +79,12 @@ def versions(names: Iterable[str]) -> dict[str, int]:
 def files(table: DeltaTable) -> set[str]:
     """Return the files that make up a version of a table, as paths within its folder."""
     return set(pa.table(table.get_add_actions())["path"].to_pylist())
+
+
+def current_labels(version: int, as_of: date) -> date | None:
+    """Return the day whose labels hold on another day: the newest up to it that is not long ago. Labels of earlier days may have been withdrawn since."""
+    days = (date.fromisoformat(str(one["dt"])) for one in open_table("labels", version).partitions())
+    return max((day for day in days if as_of - LABELS_HOLD < day <= as_of), default=None)
 
 
 def last_of_each(keys: pa.Array) -> pa.Array:

@@ -115,6 +115,8 @@ class TableSettings(Section):
 def _tables(tables: dict[str, TableSettings]) -> dict[str, TableSettings]:
     if unknown := tables.keys() - LAKE_TABLES.keys():
         raise ValueError(f"{', '.join(sorted(unknown))}: no such table; known are {', '.join(LAKE_TABLES)}")
+    if len(urls := [table.url for table in tables.values() if table.url]) > len(set(urls)):
+        raise ValueError("two tables have one address: each would overwrite the other")
     return tables
 
 
@@ -164,7 +166,8 @@ class LabelSettings(Section):
 
 class NearlineSettings(Section):
     interval: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)  # from batch to batch
-    days: Positive = 2  # newest landing days that it looks at; a snapshot with older data than that misses some of what was done since
+    days: Positive = 2  # newest landing days whose events count; a snapshot with older data misses some of what shoppers did since
+    catalogue_days: Positive = 7  # the same for prices and stock: a snapshot whose data is older shows its own where nothing landed since
     most_shoppers: Positive = 100_000  # of these, seen last, the gateways hear what they did; each costs them some hundred bytes
     expires: timedelta = timedelta(hours=1)  # gateways answer without an overlay that is older
 

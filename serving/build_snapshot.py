@@ -87,7 +87,8 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     if missing := set(RUNGS) - quality.keys():
         raise CommandFailed(f"evaluation.json of model {model.name} has no rung_quality for {', '.join(sorted(missing))}. {ADVICE} Train it again.")
     tables = lineage.get("tables", {})
-    products = _products(tables.get("products"), tables.get("labels"))
+    data_as_of = date.fromisoformat(lineage["data_as_of"][:10])
+    products = _products(tables.get("products"), tables.get("labels"), data_as_of)
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
         content = Path(aside) / "content"
@@ -104,7 +105,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         snapshot_id = snapshot.seal(
             content,
             snapshots,
-            data_as_of=str(date.fromisoformat(lineage["data_as_of"][:10])),
+            data_as_of=str(data_as_of),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             shop=settings.shop.adapter,
             model_id=model.name,
@@ -153,7 +154,7 @@ def _already_built(snapshots: Place, lineage: dict[str, Any], out: Set[str]) -> 
     return None
 
 
-def _products(version: int | None, labels: int | None = None) -> Products:
+def _products(version: int | None, labels: int | None, data_as_of: date) -> Products:
     """Read the newest description of each item, of the version that the candidates saw when they name one. A category or brand that it leaves out is taken from
     that version of the labels.
     """
@@ -164,9 +165,10 @@ def _products(version: int | None, labels: int | None = None) -> Products:
         raise CommandFailed(f"The products table is empty. {ADVICE} Publish a day of products first.")
     newest_last = table.sort_by([("item_id", "ascending"), ("valid_from", "ascending"), ("dt", "ascending"), ("landing_dt", "ascending")])
     newest = newest_last.filter(lake.last_of_each(newest_last["item_id"].combine_chunks())).combine_chunks()
-    for kind, column in (("category", "category_path"), ("brand", "brand")) if labels is not None else ():
-        said = lake.read("labels", ["item_id", "text", "dt"], [("kind", "=", kind)], labels).sort_by("dt")
-        text = dict(zip(said["item_id"].to_pylist(), said["text"].to_pylist(), strict=True))  # the newest label comes last
+    day = lake.current_labels(labels, data_as_of) if labels is not None else None
+    for kind, column in (("category", "category_path"), ("brand", "brand")) if day else ():
+        said = lake.read("labels", ["item_id", "text"], [("kind", "=", kind), ("dt", "=", day)], labels)
+        text = dict(zip(said["item_id"].to_pylist(), said["text"].to_pylist(), strict=True))
         filled = [value or text.get(item) for item, value in zip(newest["item_id"].to_pylist(), newest[column].to_pylist(), strict=True)]
         newest = newest.set_column(newest.column_names.index(column), column, pa.array(filled, pa.string()))
     return Products(newest, newest["item_id"].combine_chunks(), opened.version())

@@ -63,12 +63,16 @@ def interactions(events: DataFrame) -> DataFrame:
 
 
 def sellable(products: DataFrame, labels: DataFrame | None = None) -> DataFrame:
-    """Return item_id and category_path of the items whose newest description does not say that there is none left; what it leaves out is taken from labels."""
+    """Return item_id and category_path of the items whose newest description does not say that there is none left.
+
+    Args:
+        labels: of one day; they say what a description leaves out.
+    """
     newest = Window.partitionBy("item_id").orderBy(F.desc("valid_from"), F.desc("dt"))
     items = products.withColumn("age", F.row_number().over(newest)).where("age = 1 AND (stock IS NULL OR stock > 0)").select("item_id", "category_path")
     if labels is None:
         return items
-    said = labels.where("kind = 'category'").groupBy("item_id").agg(F.max_by("text", "dt").alias("said"))
+    said = labels.where("kind = 'category'").select("item_id", F.col("text").alias("said"))
     return items.join(said, "item_id", "left").select("item_id", F.coalesce(F.expr("nullif(category_path, '')"), "said").alias("category_path"))
 
 
@@ -233,7 +237,8 @@ def build(spark: SparkSession, settings: Settings, model_id: str, versions: dict
     as_of = datetime.combine(data_as_of + timedelta(days=1), datetime.min.time(), UTC)
     first = data_as_of - timedelta(days=options.active_days - 1)
     events = _table(spark, "events", versions).where(F.col("dt") >= F.lit(first)).where(F.col("type") != "impression")
-    labels = _table(spark, "labels", versions) if "labels" in versions else None
+    labelled = lake.current_labels(versions["labels"], data_as_of) if "labels" in versions else None
+    labels = _table(spark, "labels", versions).where(F.col("dt") == F.lit(labelled)) if labelled else None
     items = sellable(_table(spark, "products", versions), labels).cache()
     chosen = interactions(events).cache()
     history = user_history(chosen).cache()

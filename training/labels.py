@@ -196,21 +196,22 @@ def run_day(moment: date | None) -> dict[str, Any]:
         CommandFailed: the day has no published products.
     """
     started, settings = time.monotonic(), load_settings()
+    versions = lake.versions(name for name in TABLES if lake.exists(name))
+    published = lake.open_table("products", versions["products"]).partitions() if "products" in versions else []
+    days = sorted(date.fromisoformat(str(one["dt"])) for one in published)
+    day = moment or (days[-1] if days else None)
+    if day is None or not days or day < days[0]:
+        raise CommandFailed(
+            f"No products up to {day or 'any day'} are published. No labels were written, those of other days stay; `evershelf run lake_daily` first."
+        )
+    catalogue, model_id = read_catalogue(versions, day), newest_blessed()
+    labellers = by_rules(catalogue)
+    if model_id:
+        labellers.append(by_model(catalogue, model_id, settings.labels.min_accuracy))
+    rows, accuracy = label(catalogue, labellers, settings.labels.min_accuracy)
+    if model_id and "orders" in versions and (found := transaction_accuracy(model_id, versions, day)):
+        accuracy[f"model {model_id}, transaction class"] = found
     with lake.turn():
-        versions = lake.versions(name for name in TABLES if lake.exists(name))
-        days = sorted(date.fromisoformat(str(one["dt"])) for one in lake.open_table("products", versions["products"]).partitions())
-        day = moment or (days[-1] if days else None)
-        if day is None or not days or day < days[0]:
-            raise CommandFailed(
-                f"No products up to {day or 'any day'} are published. No labels were written, those of other days stay; `evershelf run lake_daily` first."
-            )
-        catalogue, model_id = read_catalogue(versions, day), newest_blessed()
-        labellers = by_rules(catalogue)
-        if model_id:
-            labellers.append(by_model(catalogue, model_id, settings.labels.min_accuracy))
-        rows, accuracy = label(catalogue, labellers, settings.labels.min_accuracy)
-        if model_id and "orders" in versions and (found := transaction_accuracy(model_id, versions, day)):
-            accuracy[f"model {model_id}, transaction class"] = found
         publish(day, rows, {"code_version": code_version(), "tables": versions, "model_id": model_id, "accuracy": accuracy})
     missing = {kind: sum(value is None for value in catalogue.known(kind)) for kind in KINDS}
     return {

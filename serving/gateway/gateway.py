@@ -82,7 +82,8 @@ class Gateway:
         self.overlays = Overlays(
             overlay.folder(patient=False),
             settings.nearline.expires.total_seconds(),
-            lambda: [loaded.store for name in self.follower.loaded if (loaded := self.follower.find(name))],
+            lambda: [loaded for name in self.follower.loaded if (loaded := self.follower.find(name))],
+            self._gone,
         )
         self.memory = AnswerMemory(self.settings.remembered_answers)
         self._dropped = self.tombstones.known  # whose data this process no longer holds
@@ -134,7 +135,7 @@ class Gateway:
     async def _drop(self) -> None:
         """Drop from memory what belongs to forgotten shoppers. Nothing asks for it any more: this is so that it is not there."""
         known, shoppers, answers = self.tombstones.known, self.recent.shoppers(), self.memory.answers()
-        await asyncio.to_thread(self.overlays.drop, known.covers)
+        await asyncio.to_thread(self.overlays.drop)
         self.recent.drop(await asyncio.to_thread(lambda: [user for user in shoppers if known.covers(user)]))
         self.memory.drop(await asyncio.to_thread(lambda: [request_id for request_id, user in answers if known.covers(user)]))
         self._dropped = known

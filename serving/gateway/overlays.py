@@ -3,15 +3,17 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from evershelf import overlay
 from evershelf.errors import EvershelfError
 from evershelf.overlay import Overlay
 from evershelf.storage import Place
 from serving.gateway.addition import Addition, added
+from serving.gateway.following import Loaded
 from serving.gateway.question import RecentEvent
-from serving.stores.snapshot_store import SnapshotStore
 
 logger = logging.getLogger(__name__)
 
@@ -19,19 +21,21 @@ _OVERLAY = "overlay"  # what a problem is named after
 
 
 class Overlays:
-    """Keeps up with the newest overlay. `of` is asked on the event loop; everything else happens on a thread of its own.
+    """Keeps up with the newest overlay. `of`, `recent` and `newest` are asked on the event loop; everything else happens on other threads.
 
     Args:
         place: where overlays are published.
         expires: seconds after which one is left out.
-        stores: the snapshots that are loaded now.
+        loaded: the snapshots that are loaded now.
+        gone: whether the shopper of a pseudonym was forgotten.
     """
 
-    def __init__(self, place: Place, expires: float, stores: Callable[[], Iterable[SnapshotStore]]) -> None:
-        self._place, self._expires, self._stores = place, expires, stores
+    def __init__(self, place: Place, expires: float, loaded: Callable[[], Sequence[Loaded]], gone: Callable[[str], bool]) -> None:
+        self._place, self._expires, self._loaded, self._gone = place, expires, loaded, gone
+        self._changing = threading.Lock()  # over the three below, which are replaced as wholes
         self._name = ""
         self._newest: Overlay | None = None
-        self._made: dict[str, Addition] = {}  # snapshot id -> what is added to it; replaced as a whole
+        self._made: dict[str, Addition] = {}  # snapshot id -> what is added to it
         self.problems: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -43,7 +47,7 @@ class Overlays:
         return made if made and time.time() - made.made_at <= self._expires else None
 
     def of(self, snapshot_id: str, now: float) -> Addition | None:
-        """Return what is added to a snapshot; None without an overlay that is young enough, and while it is being worked out."""
+        """Return what is added to a snapshot; None without an overlay that is young enough, and until it is worked out for the first time."""
         made = self._made.get(snapshot_id)
         return made if made and now - made.made_at <= self._expires else None
 
@@ -52,10 +56,14 @@ class Overlays:
         made = self.newest
         return [RecentEvent(*action) for action in made.actions(user)] if made else []
 
-    def drop(self, gone: Callable[[str], bool]) -> None:
-        """Drop from memory what belongs to shoppers who were forgotten; on any thread."""
-        if (made := self._newest) and any(map(gone, made.shoppers)):
-            self._newest = Overlay(made.made_at, made.changes, made.chosen, {user: known for user, known in made.shoppers.items() if not gone(user)})
+    def drop(self) -> None:
+        """Drop from memory what belongs to shoppers who were forgotten."""
+        with self._changing:
+            if self._newest:
+                self._newest = self._without_the_forgotten(self._newest)
+
+    def _without_the_forgotten(self, made: Overlay) -> Overlay:
+        return msgspec.structs.replace(made, shoppers={user: known for user, known in made.shoppers.items() if not self._gone(user)})
 
     def start(self, poll: float) -> None:
         self._thread = threading.Thread(target=self._follow_forever, args=(poll,), name="overlays", daemon=True)
@@ -79,20 +87,31 @@ class Overlays:
                 return
 
     def follow(self) -> None:
-        """Read the newest overlay if it is another one, and work out what it adds to what is loaded.
+        """Read the newest overlay if it is another one, and work out what it adds to what is loaded. One that has expired is let go.
 
         Raises:
             OSError, StorageError: it cannot be read.
         """
         names = overlay.names(self._place)
-        if names and names[-1] != self._name:
-            self._newest = overlay.read(self._place, names[-1])
-            self._name, self._made = names[-1], {}
-        if self._newest is None:
+        name = names[-1] if names else ""
+        fresh = overlay.read(self._place, name) if name and name != self._name else None
+        newest = fresh or self._newest
+        if newest is None or time.time() - newest.made_at > self._expires:
+            with self._changing:
+                self._name, self._newest, self._made = name, None, {}
             return
-        made = {store.snapshot_id: self._made.get(store.snapshot_id) or added(self._newest, store) for store in self._stores()}
-        if made.keys() != self._made.keys():
+        loaded = self._loaded()  # held meanwhile: one that is put away would be opened again beside this
+        known = {} if fresh else self._made
+        made: dict[str, Addition] = {}
+        for one in loaded:
+            try:
+                made[one.snapshot_id] = known.get(one.snapshot_id) or added(newest, one.store)
+            except Exception:  # a snapshot that cannot be read must not take the overlay from the others
+                logger.exception("snapshot %s answers without the overlay", one.snapshot_id)
+        with self._changing:  # at once, so that no answer falls back to the snapshot's own prices in between
             self._made = made
+            if fresh:
+                self._name, self._newest = name, self._without_the_forgotten(fresh)
 
 
 def merged(mine: Sequence[RecentEvent], others: Sequence[RecentEvent]) -> list[RecentEvent]:

@@ -113,7 +113,7 @@ class Question:
         fresh = [
             (number, event.action, int(event.time))
             for event in self.recent
-            if event.time > newest and self.store.action_index[event.action] and (number := self.store.number(event.item_id)) is not None
+            if int(event.time) > newest and self.store.action_index[event.action] and (number := self.store.number(event.item_id)) is not None
         ]
         if fresh:
             new_items, new_actions, new_times = zip(*fresh, strict=True)

@@ -1,6 +1,8 @@
 """Overlays are written whole, the newest counts, and older ones go."""
 
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,30 @@ def test_an_overlay_is_read_as_it_was_written(shared: Place) -> None:
     found = overlay.read(shared, overlay.write(shared, MADE))
     assert (found.made_at, found.changes, found.chosen) == (MADE.made_at, MADE.changes, MADE.chosen)
     assert found.actions("u") == [("i1", 2, 1.25)] and found.actions("nobody") == []
+
+
+def test_a_large_one_is_read_without_holding_other_threads_up(tmp_path: Path) -> None:
+    shoppers = {f"{number:032x}": encoded([(f"item-{place}", 2, 1.5) for place in range(20)]) for number in range(20_000)}
+    large = Overlay(1.0, {f"item-{number}": Change("2026-03-02", 1.5, "GBP", 1) for number in range(50_000)}, {}, shoppers)
+    name = overlay.write(tmp_path, large)
+    gaps, reading = [0.0], threading.Event()
+
+    def beat() -> None:
+        last = time.monotonic()
+        while not reading.is_set():
+            time.sleep(0.001)
+            gaps.append((now := time.monotonic()) - last)
+            last = now
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    started = time.monotonic()
+    found = overlay.read(tmp_path, name)
+    took = time.monotonic() - started
+    reading.set()
+    beating.join()
+    assert found.shoppers == shoppers and found.changes == large.changes
+    assert sorted(gaps)[-1] < took / 2  # one call of the decoder would hold all of it
 
 
 def test_the_newest_is_the_last_one_and_two_are_kept(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:

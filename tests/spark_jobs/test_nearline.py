@@ -1,6 +1,8 @@
 """Nearline tells the gateways what landed lately, cleaned as the lake cleans it; it keeps nothing that the landing does not have."""
 
 import gzip
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +13,12 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from evershelf import forgotten, overlay, storage
 from evershelf.contracts import EVENT_TYPES
+from evershelf.errors import CommandFailed
 from evershelf.overlay import Change, Overlay
 from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
@@ -106,10 +110,52 @@ def test_a_file_that_cannot_be_read_is_named_and_costs_nothing_else(nearline: Ne
     land("gateway", TODAY, [event(1, TODAY)], "a.jsonl.gz")
     landing.land("gateway", TODAY, "b.jsonl.gz", gzip.compress(b"{}\n" * 500)[:-20])
     done = nearline.batch()
-    assert done.new == 1 and [Path(name).name for name in done.unreadable] == ["b.jsonl.gz"]
+    assert done.new == 1 and "b.jsonl.gz (" in done.unreadable[0] and len(done.unreadable) == 1
+    assert nearline.batch().files == 0  # it is not tried again until it changes
     land("gateway", TODAY, [event(2, TODAY)], "b.jsonl.gz")  # delivered again, whole
     done = nearline.batch()
     assert (done.new, done.unreadable) == (1, [])
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b""), gzip.compress(b"a,b\n1,2\n" * 900)[:-20]])
+def test_a_csv_file_that_cannot_be_read_is_named_too(home: Path, spark: SparkSession, content: bytes) -> None:
+    made = Nearline(spark, ADAPTERS["online_retail"], overlay.folder())
+    (source,) = {source.name for source in ADAPTERS["online_retail"].sources} - {"gateway"}
+    land("gateway", TODAY, [event(1, TODAY)], "a.jsonl.gz")
+    landing.land(source, TODAY, "b.csv.gz", content)
+    done = made.batch()
+    assert done.new == 1 and "b.csv.gz (" in done.unreadable[0]
+
+
+def test_when_it_is_not_the_file_s_fault_the_batch_fails_and_the_next_one_does_its_work(nearline: Nearline, monkeypatch: pytest.MonkeyPatch) -> None:
+    land("gateway", TODAY, [event(1, TODAY)], "a.jsonl.gz")
+    with monkeypatch.context() as patch:
+        patch.setattr(nearline, "_clean", lambda files: (_ for _ in ()).throw(PySparkException("no DataNode answers")))
+        with pytest.raises(CommandFailed, match="1 files that landed cannot be read now \\(no DataNode answers"):
+            nearline.batch()
+    assert nearline.batch().new == 1
+
+
+def test_what_was_done_last_counts_and_not_what_arrived_last(nearline: Nearline) -> None:
+    early, late = (
+        [event(number, TODAY, user_id="ann", event_time=f"{TODAY}T00:{number:02}:00Z") for number in numbers] for numbers in (range(25), range(25, 50))
+    )
+    land("gateway", TODAY, late, "a.jsonl.gz")
+    nearline.batch()
+    land("gateway", TODAY, early, "b.jsonl.gz")
+    nearline.batch()
+    assert [item for item, _, _ in newest().actions("ann")] == [f"i{number}" for number in range(30, 50)]
+
+
+def test_a_repaired_row_joins(nearline: Nearline) -> None:
+    land("events", TODAY, [event(1, TODAY), bad := event(2, TODAY, type="dance")])
+    assert nearline.batch().new == 1
+    landing.correct("events", TODAY, {row_hash(bad): {"type": "view"}})
+    assert nearline.batch().new == 1
+
+
+def row_hash(row: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(row).encode()).hexdigest()
 
 
 def test_old_days_and_forgotten_shoppers_are_left_out(nearline: Nearline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from evershelf.contracts import ORDERS, PRODUCTS
 from evershelf.errors import CommandFailed
 from tests.training.conftest import FIRST, Installation, Outcome, product
 from training.labelling_rules import RULES, Catalogue, Guesses, Kind
-from training.labels import MEASURED, Labeller, label, read_catalogue, run_day, surest
+from training.labels import MEASURED, Labeller, label, publish, read_catalogue, run_day, surest
 
 Write = Callable[[Path, Any, list[dict[str, Any]]], None]
 RULE = {rule.name: rule.guess for rule in RULES}
@@ -134,6 +134,23 @@ def test_only_recent_prices_of_earlier_descriptions_count(shop: date) -> None:
     before = read_catalogue(lake.versions(["products", "orders"]), shop - timedelta(days=1))
     assert before.before == [None] * 60  # the description before is 39 days old
     assert set(read_catalogue(lake.versions(["products", "orders"]), shop).before) == {(10.0 + number, "GBP") for number in range(60)}
+
+
+def test_a_label_that_was_withdrawn_holds_no_longer(shop: date) -> None:
+    run_day(shop - timedelta(days=1))
+    assert lake.current_labels(lake.open_table("labels").version(), shop) is None  # nothing was missing on that day
+    run_day(shop)
+    version = lake.open_table("labels").version()
+    assert lake.current_labels(version, shop - timedelta(days=1)) is None
+    assert lake.current_labels(version, shop) == lake.current_labels(version, shop + timedelta(days=6)) == shop
+    assert lake.current_labels(version, shop + timedelta(days=7)) is None
+    publish(shop + timedelta(days=1), [{"item_id": "i50", "kind": "brand", "text": "Bolt", "source": "x", "confidence": 1.0}], {})
+    assert lake.current_labels(lake.open_table("labels").version(), shop + timedelta(days=1)) == shop + timedelta(days=1)
+
+
+def test_without_a_catalogue_nothing_is_written(home: Path) -> None:
+    with pytest.raises(CommandFailed, match="No products up to any day are published"):
+        run_day(None)
 
 
 def test_before_the_first_description_nothing_is_written(shop: date) -> None:

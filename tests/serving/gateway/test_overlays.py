@@ -15,7 +15,7 @@ from evershelf.pseudonyms import pseudonym, tombstone
 from evershelf.storage import replace
 from serving.gateway.addition import added
 from serving.gateway.overlays import merged
-from serving.gateway.question import RecentEvent
+from serving.gateway.question import Question, RecentEvent
 from serving.stores import layout
 from serving.stores.snapshot_store import SnapshotStore
 from tests.serving import tiny
@@ -115,6 +115,15 @@ def test_the_forgotten_are_strangers_to_it_at_once(shop: Shop, gateway: Start) -
     eventually(lambda: running.status()["forgotten"] == 1)
     assert running.recommend("stranger")["served_by"] == "popular"
     eventually(lambda: (found := known(running)) and found["shoppers"] == 1)  # nor does it stay in memory
+
+
+def test_an_event_that_the_snapshot_has_is_not_counted_again(store: SnapshotStore) -> None:
+    known = store.user(tiny.USERS[0])
+    assert known
+    item, second = store.item(int(np.frombuffer(known.history_items, layout.NUMBER)[-1])).item_id, int(np.frombuffer(known.history_times, layout.SECONDS)[-1])
+    again = RecentEvent(item, VIEW, second + 0.123)  # a snapshot keeps whole seconds
+    assert Question(store, "recommend", 5, time.time(), tiny.USERS[0], recent=[again]).history.fresh == 0
+    assert Question(store, "recommend", 5, time.time(), tiny.USERS[0], recent=[again._replace(time=second + 1.0)]).history.fresh == 1
 
 
 @pytest.fixture
