@@ -28,9 +28,12 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.simulator import simulate
 from evershelf.tables import replicas
-from spark_jobs import lake_daily
-from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
+from spark_jobs import reconciliation
+from spark_jobs.dry_run import Rehearsal, rehearse_day
+from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.landed_rows import filled, judged_rows, read_rows
+from spark_jobs.outcomes import DayReport
+from spark_jobs.reconciliation import changed_days
 
 pytestmark = pytest.mark.slow
 
@@ -299,7 +302,8 @@ def files(home: Path) -> dict[str, int]:
 def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[..., DayReport], home: Path, spark: SparkSession, tmp_path: Path) -> None:
     def rehearse(*days: date) -> tuple[list[DayReport], dict[tuple[str, str], tuple[Row, Row]]]:
         before, rehearsal = files(home), Rehearsal(tmp_path / "aside")
-        reports = [rehearse_day(spark, ADAPTERS["simulator"], day, rehearsal) for day in days]
+        with JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
+            reports = [rehearse_day(landings, day, rehearsal) for day in days]
         assert files(home) == before
         return reports, {(one["table"], one["day"]): (one["before"], one["after"]) for one in rehearsal.changes()}
 
@@ -347,12 +351,12 @@ def test_a_weekday_on_which_nothing_ever_comes_is_closed_and_another_gap_is_an_o
     days = [first + timedelta(days=number) for number in range(603)]  # to 2027-08-30
     holiday = date(2026, 8, 31)
     landed = [day for day in days if day.weekday() != 6 and day != holiday]
-    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 3, 1), landed))
-    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 1, 25), [day for day in landed if day < date(2026, 2, 20)]))
-    assert lake_daily.closed_day(date(2026, 1, 18), [day for day in landed if day < date(2026, 1, 18)]) is None  # one Sunday alone says nothing
-    assert lake_daily.closed_day(holiday, landed) is None  # the first time, nobody can know
-    assert "closed on this date: nothing landed on 2026-08-31" in str(lake_daily.closed_day(date(2027, 8, 31), landed))
-    assert lake_daily.closed_day(date(2027, 8, 30), landed) is None  # a year ago it was a Sunday
+    assert "never opens on a Sunday" in str(reconciliation.closed_day(date(2026, 3, 1), landed))
+    assert "never opens on a Sunday" in str(reconciliation.closed_day(date(2026, 1, 25), [day for day in landed if day < date(2026, 2, 20)]))
+    assert reconciliation.closed_day(date(2026, 1, 18), [day for day in landed if day < date(2026, 1, 18)]) is None  # one Sunday alone says nothing
+    assert reconciliation.closed_day(holiday, landed) is None  # the first time, nobody can know
+    assert "closed on this date: nothing landed on 2026-08-31" in str(reconciliation.closed_day(date(2027, 8, 31), landed))
+    assert reconciliation.closed_day(date(2027, 8, 30), landed) is None  # a year ago it was a Sunday
 
 
 def test_a_closed_day_is_recorded_and_stops_nothing(run: Callable[..., DayReport]) -> None:
@@ -369,10 +373,10 @@ def test_a_closed_day_is_recorded_and_stops_nothing(run: Callable[..., DayReport
 
 def test_a_days_volume_is_held_against_its_own_weekday() -> None:
     rows = {(MONDAY - timedelta(days=back), "events"): {"outcome": "published", "rows_in": 10 if back % 7 == 0 else 1000} for back in range(1, 29)}
-    history = lake_daily._Reconciled(rows)
+    history = reconciliation.Reconciled(rows)
     assert history.usual_rows("events", MONDAY) == 10
     assert history.usual_rows("events", TUESDAY) == 1000
-    assert lake_daily._Reconciled(dict(list(rows.items())[:8])).usual_rows("events", MONDAY) == 1000  # one Monday is no history
+    assert reconciliation.Reconciled(dict(list(rows.items())[:8])).usual_rows("events", MONDAY) == 1000  # one Monday is no history
 
 
 @pytest.mark.parametrize(("day", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25)])
