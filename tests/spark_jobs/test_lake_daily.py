@@ -148,6 +148,26 @@ def test_late_rows_join_their_own_day_in_any_order_of_runs_and_repetitions(run: 
     }  # fmt: skip
 
 
+def test_a_run_leaves_the_files_of_earlier_landings_alone_and_makes_whole_partitions_where_it_cannot(run: Callable[..., DayReport]) -> None:
+    def paths(day: date) -> set[str]:
+        return {name for name in lake.files(lake.open_table("events")) if name.startswith(f"dt={day}/")}
+
+    land_day(MONDAY, [*(event(number, MONDAY) for number in range(5)), event(0, MONDAY)])
+    land_day(TUESDAY, [event(10, TUESDAY), event(11, MONDAY), event(1, MONDAY, item_id="repeated")])
+    run(MONDAY)
+    (before,) = paths(MONDAY)
+    run(TUESDAY)
+    assert before in paths(MONDAY)
+    assert [len(paths(day)) for day in (MONDAY, TUESDAY)] == [2, 1]
+    wanted = content()
+    assert quality.read_days(MONDAY, MONDAY)[MONDAY].measures["events"]["rows"] == 6  # of both files
+    lake.open_table("events").optimize.compact()
+    (together,) = paths(MONDAY)
+    run(MONDAY)  # its rows and those of Tuesday are in one file now
+    assert together not in paths(MONDAY)
+    assert content() == wanted
+
+
 def test_a_held_day_is_recorded_and_the_tables_keep_what_they_had(run: Callable[..., DayReport]) -> None:
     for day in (MONDAY, TUESDAY, WEDNESDAY):
         land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(200)])
