@@ -56,10 +56,6 @@ class JudgedLandings:
         """Count what landed, by another reader than Spark's."""
         return int(self._made("count", day, source, lambda: landing.count_rows(source, day)))
 
-    def files(self, day: date, source: Source) -> Mapping[str, str]:
-        """Return what was read, with checksums."""
-        return self._current(day, source).files
-
     def leave(self, day: date) -> None:
         """Keep only what is within reach of a day."""
         reach = load_settings().lake.restated_days

@@ -1,11 +1,11 @@
 """landing -> audit -> clean -> audit -> publish, for one landing day or a range of days one after the other.
 
-A row belongs to its own `dt`, the shop's calendar day, and may land up to `lake.restated_days` late. The run for landing day D therefore rebuilds every `dt`
-that D has rows for (spark_jobs/landing_day.py): of the rows with the same key, among all accepted landings, the first landing's stays. What comes out depends
-on the landings alone, not on the order of the runs, their number, or where one was killed. Each table takes its days in one Delta commit; the reconciliation
-is written last and says that the day is done.
+A row belongs to its own `dt`, the shop's calendar day, and may land up to `lake.restated_days` late. The run for landing day D therefore restates every
+`dt` that D has rows for (spark_jobs/landing_day.py): of the rows with the same key, among all accepted landings, the first landing's stays. What comes out
+depends on the landings alone, not on the order of the runs, their number, or where one was killed. Each table takes its days in one Delta commit; the
+reconciliation is written last and says that the day is done.
 
-Runs on one lake take turns (a lock beside the tables): neighbouring days rebuild the same `dt`, and on a local file system two drivers could overwrite each
+Runs on one lake take turns (a lock beside the tables): neighbouring days restate the same `dt`, and on a local file system two drivers could overwrite each
 other's commits.
 
 Exit codes: 0 published, or the shop was closed; 3 a day was held back (the tables keep what they had).

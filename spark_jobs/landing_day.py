@@ -218,7 +218,8 @@ def _delivered(sources: Iterable[Source], day: date, history: Reconciled, *, par
 
 def _read(landings: JudgedLandings, wanted: Iterable[tuple[date, str]], day: date, whole: Set[str]) -> dict[str, _Family]:
     """Read the families that landed. Of the landings before the day, a row can be held against keys alone, unless whole partitions are made of them."""
-    there = [(landed, landings.adapter.source(name)) for landed, name in sorted(wanted) if landing.landed_files(name, landed)]
+    known_sources = {source.name: source for source in landings.adapter.sources}
+    there = [(landed, known_sources[name]) for landed, name in sorted(wanted) if name in known_sources and landing.landed_files(name, landed)]
     found = {}
     for family in dict.fromkeys(source.family for _, source in there):
         rows = [landings.rows(landed, source) for landed, source in there if source.family == family and landed >= day]
