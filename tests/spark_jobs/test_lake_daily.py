@@ -487,7 +487,7 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
 
     root = home / "lake"
     moments: list[Callable[[], bool]] = [
-        lambda: any((root / "events").glob(".aside-*/dt=*/*.parquet")),  # files are being written
+        lambda: any((root / "events").glob(".aside-*/dt=*/landed=*/*.parquet")),  # files are being written
         lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, the rest is not
     ]
     versions: dict[str, int] = {}
