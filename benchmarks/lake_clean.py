@@ -47,7 +47,9 @@ def bench(days: int = DAYS, rounds: int = ROUNDS, size: tuple[str, ...] = SIZE) 
 
 
 def _round(days: int, bare: Path) -> dict[str, Any]:
-    from spark_jobs.lake_daily import run_day
+    from evershelf import lake
+    from spark_jobs.judged_landings import JudgedLandings
+    from spark_jobs.lake_daily import publish_days
     from spark_jobs.session import spark_session
 
     adapter, spark = ADAPTERS[load_settings().shop.adapter], spark_session("bench")
@@ -58,7 +60,8 @@ def _round(days: int, bare: Path) -> dict[str, Any]:
     _bare(wanted, bare)
     theirs = time.perf_counter() - started
     started = time.perf_counter()
-    reports = [run_day(spark, adapter, day) for day in wanted]
+    with lake.turn(), JudgedLandings(spark, adapter) as landings:  # as `evershelf run lake_daily --from --to` does
+        reports = list(publish_days(landings, wanted))
     ours = time.perf_counter() - started
     assert all(report.outcome == "published" for report in reports), [report.why for report in reports]
     events = sum(one.rows_in for report in reports for one in report.counts.values())

@@ -93,9 +93,13 @@ def last_of_each(keys: pa.Array) -> pa.Array:
     return pc.or_kleene(pc.not_equal(keys, following), pc.is_null(following))
 
 
-def said(about: Mapping[str, object]) -> CommitProperties:
-    """Return what a writer says of its commit, as `evershelf lineage` shows it."""
-    return CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)})
+def said(about: Mapping[str, object], retries: int | None = None) -> CommitProperties:
+    """Return what a writer says of its commit, as `evershelf lineage` shows it.
+
+    Args:
+        retries: how often it tries again when another commit was faster; Delta's default if None.
+    """
+    return CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}, max_commit_retries=retries)
 
 
 def turn(say: Callable[[str], None] = _tell) -> AbstractContextManager[None]:

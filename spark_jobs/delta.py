@@ -1,7 +1,8 @@
 """Publish days to a Delta table: Spark writes the files, one commit makes them the table's.
 
 Spark's own Delta writer runs about ten small jobs for one small commit, which costs a day of a small shop more than everything else together. Here Spark
-writes plain Parquet aside, in one job, and the files enter the table by one log entry, put in place only if nobody took its number.
+writes plain Parquet aside, in one job, and the files enter the table by one log entry, put in place only if nobody took its number. Files of the same days
+that are to stay are named, and are left alone.
 """
 
 import json
@@ -11,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
@@ -24,7 +27,9 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
-from evershelf.storage import ASIDE, Place, at, flush, flush_tree, glob, remove, rename
+from evershelf.storage import ASIDE, Place, at, files_below, flush, flush_tree, glob, remove, rename
+
+LANDED = "landed"  # a column by whose values rows are written into files apart; it is in no file
 
 
 def create_tables(spark: SparkSession) -> None:
@@ -43,49 +48,95 @@ def create_tables(spark: SparkSession) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class TableFile:
+    """A file of a table, of one of its days. `landings`: the landing days whose rows it holds."""
+
+    path: Place
+    day: date
+    landings: frozenset[date]
+
+
+def table_files(table: Table, first: date, last: date) -> list[TableFile]:
+    """Return the files of a table's days from first to last."""
+    if not lake.exists(table.name):
+        return []
+    added = pa.table(lake.open_table(table.name).get_add_actions(flatten=True))
+    root, days = at(lake.table_url(table.name)), added[f"partition.{table.partition}"].to_pylist()
+    paths = sorted((day, path) for day, path in zip(days, added["path"].to_pylist(), strict=True) if first <= day <= last)
+    return [TableFile(place := _within(root, path), day, landings_of(place)) for day, path in paths]
+
+
+def _within(root: Place, path: str) -> Place:
+    for name in path.split("/"):
+        root = root / name
+    return root
+
+
+@lru_cache(maxsize=4096)  # a file of a table never changes
+def landings_of(place: Place) -> frozenset[date]:
+    """Return the landing days whose rows a table's file holds."""
+    with place.open("rb") as opened:
+        file = pq.ParquetFile(opened)
+        place_of = {file.metadata.schema.column(number).path: number for number in range(file.metadata.num_columns)}
+        bounds = [file.metadata.row_group(group).column(place_of["landing_dt"]).statistics for group in range(file.num_row_groups)]
+        if all(one is not None and one.has_min_max and one.min == one.max for one in bounds):
+            return frozenset(one.min for one in bounds)
+        return frozenset(pc.unique(file.read(columns=["landing_dt"])["landing_dt"]).to_pylist())
+
+
+@dataclass(frozen=True, slots=True)
 class Staged:
-    """Rows of some days, written aside: the table's files to be, which nobody reads yet."""
+    """Rows of some days, written aside: the table's files to be, which nobody reads yet. `kept`: files of these days that stay beside them."""
 
     table: Table
     days: tuple[date, ...]
     folder: Place
+    kept: tuple[TableFile, ...] = ()
 
-    def files(self, columns: Sequence[str]) -> Iterator[tuple[date, dict[str, int], Iterator[pa.RecordBatch]]]:
-        """Read columns back, for the audit: yield per file its day, the empty values of each flat column, and its rows in batches."""
-        for path in glob(self.folder, f"{self.table.partition}=*/*.parquet"):
-            with path.open("rb") as opened:
-                file = pq.ParquetFile(opened)
-                yield date.fromisoformat(path.parent.name.partition("=")[2]), _nulls(file), file.iter_batches(columns=list(columns))
+    def files(self) -> list[tuple[date, Place]]:
+        """Return what was written: day, file."""
+        start = f"{self.table.partition}="
+        found = [(within.partition("/")[0], path) for within, path in files_below(self.folder) if within.startswith(start) and within.endswith(".parquet")]
+        return [(date.fromisoformat(day.removeprefix(start)), path) for day, path in found]
 
     def publish(self, about: Mapping[str, object]) -> None:
-        """Replace the table's partitions of these days, in one commit; killed at any moment, the table is as before or as after.
+        """Replace the table's files of these days but those kept, in one commit; killed at any moment, the table is as before or as after.
 
         Args:
             about: kept with the commit as `userMetadata`, with the days; `evershelf lineage` shows it.
 
         Raises:
-            CommandFailed: somebody else changed the same days at the same moment.
+            CommandFailed: somebody else changed the table at the same moment.
         """
         url, partition = lake.table_url(self.table.name), self.table.partition
         root = at(url)
         flush_tree(self.folder)
-        added: list[AddAction | RemoveAction] = [_put_in_place(path, root, partition) for path in glob(self.folder, f"{partition}=*/*.parquet")]
         opened = DeltaTable(url)
         days = [day.isoformat() for day in self.days]
+        there = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+        there = [one for one in there if one[f"partition.{partition}"] in self.days]
+        staying = {f"{one.path.parent.name}/{one.path.name}" for one in self.kept}
+        if gone := staying - {one["path"] for one in there}:
+            raise CommandFailed(f"{self.table.name} was not changed: another writer replaced {min(gone)}. The day is not published; run it again.")
+        actions: list[AddAction | RemoveAction] = [
+            RemoveAction(one["path"], True, int(time.time() * 1000), one["size_bytes"], {partition: one[f"partition.{partition}"].isoformat()})
+            for one in there
+            if one["path"] not in staying
+        ]
+        actions += [_put_in_place(path, root / f"{partition}={day.isoformat()}") for day, path in self.files()]
         try:
             opened.create_write_transaction(
-                added,
-                mode="overwrite",
+                actions,
+                mode="append",  # of these files, instead of those: what else lies in the partitions stays
                 schema=opened.schema(),
                 partition_by=[partition],
-                partition_filters=[(partition, "in", days)],
-                commit_properties=lake.said({**about, "days": days}),
+                commit_properties=lake.said({**about, "days": days}, retries=0),  # whoever was faster may have put in the same rows
             )
         except DeltaError as error:
             raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
 
 
-def _nulls(file: pq.ParquetFile) -> dict[str, int]:
+def nulls(file: pq.ParquetFile) -> dict[str, int]:
     """Count the empty values of each flat column: from the footer, or by reading a column whose values are too long for statistics."""
     found: dict[str, int] = {}
     flat = [place for place in range(file.metadata.num_columns) if "." not in file.metadata.schema.column(place).path]  # else part of a list or a map
@@ -98,36 +149,47 @@ def _nulls(file: pq.ParquetFile) -> dict[str, int]:
 
 
 @contextmanager
-def staged(rows: Mapping[str, DataFrame], days: Mapping[str, Sequence[date]], outside: Path | None = None) -> Iterator[list[Staged]]:
-    """Write rows aside, table -> the contract's columns; what is not published by the end of the block is gone.
+def staged(
+    rows: Mapping[str, DataFrame],
+    days: Mapping[str, Sequence[date]],
+    kept: Mapping[str, Sequence[TableFile]] | None = None,
+    outside: Path | None = None,
+) -> Iterator[list[Staged]]:
+    """Write rows aside, table -> the contract's columns, and LANDED if need be; what is not published by the end of the block is gone.
 
     Args:
+        kept: files of these days that stay.
         outside: write into this folder, and not beside the tables' files; it cannot be published from there.
     """
-    staging = [Staged(LAKE_TABLES[name], tuple(days[name]), (outside or at(lake.table_url(name))) / f"{ASIDE}{uuid.uuid4().hex}") for name in rows]
+    staging = [
+        Staged(LAKE_TABLES[name], tuple(days[name]), (outside or at(lake.table_url(name))) / f"{ASIDE}{uuid.uuid4().hex}", tuple((kept or {}).get(name, ())))
+        for name in rows
+    ]
     for one in staging if outside is None else []:
         for left in glob(one.folder.parent, f"{ASIDE}*"):  # of a run that was killed: the lake's lock says that no other is at work
             remove(left)
     try:
         for one in staging:
-            rows[one.table.name].write.partitionBy(one.table.partition).parquet(str(one.folder))
+            frame = rows[one.table.name]
+            apart = [one.table.partition, *([LANDED] if LANDED in frame.columns else [])]
+            frame.write.partitionBy(*apart).parquet(str(one.folder))
         yield staging
     finally:
         for one in staging:
             remove(one.folder)
 
 
-def _put_in_place(path: Place, root: Place, partition: str) -> AddAction:
+def _put_in_place(path: Place, folder: Place) -> AddAction:
     """Move a finished file into its partition's folder; no reader sees it before the commit names it."""
-    folder = root / path.parent.name
     folder.mkdir(exist_ok=True)
-    place = folder / path.name
+    place = folder / f"{uuid.uuid4().hex}.parquet"  # Spark gives files of several landing days the same name
     rename(path, place)
     flush(folder)
+    partition, _, day = folder.name.partition("=")
     return AddAction(
         path=f"{folder.name}/{place.name}",
         size=place.stat().st_size,
-        partition_values={partition: path.parent.name.removeprefix(f"{partition}=")},
+        partition_values={partition: day},
         modification_time=int(time.time() * 1000),
         data_change=True,
         stats=json.dumps({"numRecords": _rows(place)}),

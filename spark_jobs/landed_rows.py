@@ -17,7 +17,9 @@ from evershelf.shops.adapter import NO_LINE, Adapter, Feed, Source
 from evershelf.storage import Place
 
 NOT_JSON = "_not_json"
-TRAVELS = ("landing_dt", "source", "raw", "raw_hash", "seen")  # what goes with a row besides its typed columns
+TRAVELS = ("landing_dt", "source", "raw_hash", "seen")  # what goes with a row besides its typed columns
+KEYS = ("dt", "key", "same", "reason", "landing_dt", "source", "raw_hash")  # what tells whether a row repeats another
+PER_TASK = 1 << 20  # packed bytes: a file that cannot be split is read by one task, and its lines are judged by one for each so many bytes
 
 
 def filled(sql: str, settings: Settings) -> str:
@@ -71,9 +73,10 @@ def _corrected(spark: SparkSession, rows: DataFrame, source: Source, corrections
 
 def _read_json(spark: SparkSession, source: Source, paths: Sequence[Place]) -> DataFrame:
     schema = ", ".join(f"`{name}` {kind}" for name, kind in {**source.columns, NO_LINE: "string", NOT_JSON: "string"}.items())
+    lines = spark.read.text([str(path) for path in paths]).where("trim(value) <> ''")
+    tasks = min(sum(path.stat().st_size for path in paths) // PER_TASK, spark.sparkContext.defaultParallelism)
     return (
-        spark.read.text([str(path) for path in paths])
-        .where("trim(value) <> ''")
+        (lines.repartition(tasks, "value") if tasks > 1 else lines)
         .select(F.col("value").alias("raw"), F.from_json("value", schema, {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": NOT_JSON}).alias("row"))
         .select("raw", "row.*")
         .withColumn(NO_LINE, F.coalesce(NO_LINE, F.when(F.col(NOT_JSON).isNotNull(), F.lit("not the JSON that the contract describes"))))
@@ -95,8 +98,8 @@ def _read_csv(spark: SparkSession, source: Source, paths: Sequence[Place]) -> Da
 
 
 def judged_rows(rows: DataFrame, source: Source, settings: Settings) -> DataFrame:
-    """Give rows their typed columns, `reason`, the name of the first rule that a row breaks or null, and `mistyped`, a bit mask of the raw columns whose value
-    is not of the typed column's type.
+    """Give rows their typed columns, `reason`, the name of the first rule that a row breaks or null, `mistyped`, a bit mask of the raw columns whose value
+    is not of the typed column's type, and `same`, a number that rows with the same key have in common. Only a row with a reason keeps its `raw`.
     """
     counted = [(place, name) for place, name in enumerate(source.columns) if "try_cast" in source.typed.get(name, "")]
     wrong = " | ".join(f"if(`{name}` IS NOT NULL AND ({filled(source.typed[name], settings)}) IS NULL, {1 << place}L, 0L)" for place, name in counted) or "0L"
@@ -106,7 +109,13 @@ def judged_rows(rows: DataFrame, source: Source, settings: Settings) -> DataFram
     # rules see the raw column where a typed one has the same name
     beside = rows.selectExpr("*", *(f"{filled(sql, settings)} AS `{name}`" for name, sql in source.typed.items() if name not in source.columns))
     typed = (f"{filled(sql, settings)} AS `{name}`" if name in source.columns else f"`{name}`" for name, sql in source.typed.items())
-    return beside.selectExpr(*TRAVELS, f"CASE {cases} END AS reason", f"{wrong} AS mistyped", *typed)
+    judged = beside.selectExpr(*TRAVELS, "raw", f"CASE {cases} END AS reason", f"{wrong} AS mistyped", *typed)
+    return judged.withColumns({"raw": F.when(F.col("reason").isNotNull(), F.col("raw")), "same": F.xxhash64(F.coalesce("key", "raw_hash"))})
+
+
+def several(rows: DataFrame) -> DataFrame:
+    """Return `same` of the keys that occur more than once on a `dt` among good rows. As two keys may have a number in common, it may be a few too many."""
+    return rows.where(F.col("reason").isNull()).groupBy("dt", "same").count().where("count > 1").select("same").distinct()
 
 
 def mark_repetitions(rows: DataFrame) -> DataFrame:

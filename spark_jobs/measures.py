@@ -8,20 +8,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.suites import suite
 from evershelf.contracts.tables import Table
-from spark_jobs.delta import Staged
+from evershelf.storage import Place
+from spark_jobs.delta import Staged, nulls
 
 NUMBERS = ("int", "bigint", "float", "double")
 UNIQUE = "expect_compound_columns_to_be_unique"
 OF_TYPE = "expect_column_values_to_be_of_type"  # what is about to be published has the table's types, or it could not be read back
 MOST_CATEGORIES = 100  # of a column; the rest of a day counts as one
 OTHER = "…"
+BATCH = 1 << 17  # rows in memory at a time
 STEPS = 2  # histogram bins per doubling of a number
 COMPARE = {"==": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal}
 
@@ -50,45 +55,92 @@ def measured(staged: Staged, expectations: Sequence[Mapping[str, Any]]) -> tuple
     """Read staged rows once.
 
     Returns:
-        a tally per expectation; and per day `rows`, `nulls` per flat column, `sums` per number column and `spread`: of the watched columns, value -> rows
-        (of numbers, bin -> rows; a bin spans half a doubling).
+        a tally of them per expectation; and per day, with the rows that stay beside them, `rows`, `nulls` per flat column, `sums` per number column and
+        `spread`: of the watched columns, value -> rows (of numbers, bin -> rows; a bin spans half a doubling).
     """
     table = staged.table
-    watched: list[str] = suite(table.name)["meta"]["watched"]
-    numbers = number_columns(table)
-    needed = dict.fromkeys([*watched, *numbers, *(name for one in expectations for name in _columns(one["kwargs"]))])
+    needed = dict.fromkeys([*_looked_at(table), *(name for one in expectations for name in _columns(one["kwargs"]))])
     tallies = [Tally() for _ in expectations]
-    days: dict[date, Measures] = {day: _nothing(table, watched, numbers) for day in staged.days}
+    days = {day: _nothing(table) for day in staged.days}
     keys: dict[date, list[pa.Table]] = {}
-    for day, nulls, batches in staged.files([name for name in needed if name != table.partition]):
-        found = days[day]
-        for name, count in nulls.items():
-            found["nulls"][name] += count
-        for batch in batches:
-            rows = pa.Table.from_batches([batch]).append_column(table.partition, pa.repeat(pa.scalar(day), batch.num_rows))
-            found["rows"] += rows.num_rows
-            for name in numbers:
-                found["sums"][name] += pc.sum(rows[name]).as_py() or 0
-            for name in watched:
-                found["spread"][name].update(_spread(rows[name], number=name in numbers))
-            for tally, expectation in zip(tallies, expectations, strict=True):
-                if expectation["type"] != UNIQUE:
-                    _add(tally, rows, expectation)
-            keys.setdefault(day, []).append(rows.select(table.key))
+    for day, path in staged.files():
+        with path.open("rb") as opened:
+            file = pq.ParquetFile(opened)
+            _add_nulls(days[day], file)
+            for batch in file.iter_batches(batch_size=BATCH, columns=[name for name in needed if name != table.partition]):
+                rows = pa.Table.from_batches([batch]).append_column(table.partition, pa.repeat(pa.scalar(day), batch.num_rows))
+                _add_rows(days[day], rows, table)
+                for tally, expectation in zip(tallies, expectations, strict=True):
+                    if expectation["type"] != UNIQUE:
+                        _add(tally, rows, expectation)
+                keys.setdefault(day, []).append(rows.select(table.key))
     for tally, expectation in zip(tallies, expectations, strict=True):
         if expectation["type"] == UNIQUE:  # the partition is part of every key, so days are looked at one by one
-            for parts in keys.values():
-                rows = pa.concat_tables(parts)
-                tally.rows += rows.num_rows
-                tally.unexpected += rows.num_rows - rows.group_by(list(table.key)).aggregate([]).num_rows
+            for day, parts in keys.items():
+                known = pa.concat_tables(parts).group_by(list(table.key)).aggregate([])
+                tally.rows += (rows_of_day := sum(part.num_rows for part in parts))
+                tally.unexpected += rows_of_day - known.num_rows + sum(_common(known, one.path) for one in staged.kept if one.day == day)
+    for one in staged.kept:
+        _add_measures(days[one.day], _of_file(table.name, one.path))
     for found in days.values():
         found["spread"] = {name: _most(counts) for name, counts in found["spread"].items()}
     return tallies, days
 
 
-def _nothing(table: Table, watched: Sequence[str], numbers: Sequence[str]) -> Measures:
+def _looked_at(table: Table) -> list[str]:
+    return list(dict.fromkeys([*suite(table.name)["meta"]["watched"], *number_columns(table)]))
+
+
+def _nothing(table: Table) -> Measures:
     flat = [name for name, column in table.columns.items() if "<" not in column.type and name != table.partition]
-    return {"rows": 0, "nulls": dict.fromkeys(flat, 0), "sums": dict.fromkeys(numbers, 0), "spread": {name: Counter() for name in watched}}
+    watched = suite(table.name)["meta"]["watched"]
+    return {"rows": 0, "nulls": dict.fromkeys(flat, 0), "sums": dict.fromkeys(number_columns(table), 0), "spread": {name: Counter() for name in watched}}
+
+
+def _add_nulls(found: Measures, file: pq.ParquetFile) -> None:
+    for name, count in nulls(file).items():
+        found["nulls"][name] += count
+
+
+def _add_rows(found: Measures, rows: pa.Table, table: Table) -> None:
+    numbers = found["sums"]
+    found["rows"] += rows.num_rows
+    for name in numbers:
+        numbers[name] += pc.sum(rows[name]).as_py() or 0
+    for name, counts in found["spread"].items():
+        counts.update(_spread(rows[name], number=name in numbers))
+
+
+def _add_measures(found: Measures, more: Measures) -> None:
+    found["rows"] += more["rows"]
+    for what in ("nulls", "sums"):
+        for name, number in more[what].items():
+            found[what][name] += number
+    for name, counts in more["spread"].items():
+        found["spread"][name].update(counts)
+
+
+@lru_cache(maxsize=1024)  # a file of a table never changes
+def _of_file(name: str, path: Place) -> Measures:
+    """Return the measures of a file of a table, with every value of its spreads."""
+    table = LAKE_TABLES[name]
+    found = _nothing(table)
+    with path.open("rb") as opened:
+        file = pq.ParquetFile(opened)
+        _add_nulls(found, file)
+        for batch in file.iter_batches(batch_size=BATCH, columns=_looked_at(table)):
+            _add_rows(found, pa.Table.from_batches([batch]), table)
+    return found
+
+
+def _common(known: pa.Table, path: Place) -> int:
+    """Count the rows of a file whose keys are known."""
+    names = known.column_names
+    with path.open("rb") as opened:
+        rows = pq.ParquetFile(opened).read(columns=names)
+    if len(names) == 1:
+        return _count(pc.is_in(rows[names[0]], known[names[0]].combine_chunks()))
+    return int(rows.join(known, keys=names, join_type="left semi").num_rows)
 
 
 def _columns(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -3,11 +3,13 @@
 import csv
 import gzip
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from evershelf import storage
 from evershelf.settings import load_settings
@@ -17,6 +19,9 @@ from evershelf.storage import Place, at, glob
 REJECTED = "_REJECTED.json"
 CORRECTIONS = "_CORRECTIONS.json"
 PREFIX = "landing_dt="
+BLOCK = 1 << 20  # bytes
+NEW_LINE, SPACE = ord("\n"), ord(" ")
+LINE_END = re.compile(rb"[\r\n]")  # \r\n leaves a blank line between, which does not count
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -37,12 +42,31 @@ def landed_files(source: str, day: date) -> list[Place]:
 
 
 def count_rows(source: Source, day: date) -> int:
-    """Count the rows of a landing day's files, with the standard library alone."""
-    rows = 0
-    for path in landed_files(source.name, day):
-        with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", errors="replace", newline="") as file:
-            rows += sum(1 for _ in csv.reader(file)) - 1 if source.format == "csv" else sum(1 for line in file if line.strip(" \r\n"))
-    return rows
+    """Count the rows of a landing day's files, by another reader than Spark's."""
+    return sum(_count_csv(path) if source.format == "csv" else _count_lines(path) for path in landed_files(source.name, day))
+
+
+def _count_csv(path: Place) -> int:
+    with path.open("rb") as packed, gzip.open(packed, "rt", encoding="utf-8", errors="replace", newline="") as file:
+        return sum(1 for _ in csv.reader(file)) - 1
+
+
+def _count_lines(path: Place) -> int:
+    """Count the lines that are not blank, a block at a time: line ends alone where there is nothing else to be told apart."""
+    rows, rest = 0, b""
+    with path.open("rb") as packed, gzip.open(packed, "rb") as file:
+        while block := file.read(BLOCK):
+            whole, end, rest = (rest + block).rpartition(b"\n")
+            rows += _lines(whole + end)
+    return rows + _lines(rest)
+
+
+def _lines(text: bytes) -> int:
+    letters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(letters == NEW_LINE)
+    first = letters[np.concatenate(([0], ends[:-1] + 1))] if ends.size else letters[:1]  # of each line
+    odd = not text.endswith(b"\n") or b"\r" in text or bool(np.isin(first, (NEW_LINE, SPACE)).any())
+    return sum(1 for line in LINE_END.split(text) if line.strip(b" ")) if odd else int(ends.size)
 
 
 def fingerprints(landings: Iterable[tuple[date, str]]) -> dict[str, str]:

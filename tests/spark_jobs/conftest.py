@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS
 from spark_jobs import lake_daily
-from spark_jobs.lake_daily import DayReport
+from spark_jobs.outcomes import DayReport
 from spark_jobs.session import spark_session
 
 

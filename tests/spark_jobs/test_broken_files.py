@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from evershelf import lake
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
-from spark_jobs.lake_daily import DayReport
+from spark_jobs.outcomes import DayReport
 
 pytestmark = pytest.mark.slow
 

@@ -28,9 +28,12 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.simulator import simulate
 from evershelf.tables import replicas
-from spark_jobs import lake_daily
-from spark_jobs.lake_daily import DayReport, Rehearsal, changed_days, rehearse_day
+from spark_jobs import reconciliation
+from spark_jobs.dry_run import Rehearsal, rehearse_day
+from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.landed_rows import filled, judged_rows, read_rows
+from spark_jobs.outcomes import DayReport
+from spark_jobs.reconciliation import changed_days
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +146,26 @@ def test_late_rows_join_their_own_day_in_any_order_of_runs_and_repetitions(run: 
     assert {key: value for key, value in reconciled().items() if key[1] == "events"} == {
         (MONDAY, "events"): (3, 2, 0, 1), (TUESDAY, "events"): (3, 2, 0, 1), (WEDNESDAY, "events"): (4, 2, 0, 2),
     }  # fmt: skip
+
+
+def test_a_run_leaves_the_files_of_earlier_landings_alone_and_makes_whole_partitions_where_it_cannot(run: Callable[..., DayReport]) -> None:
+    def paths(day: date) -> set[str]:
+        return {name for name in lake.files(lake.open_table("events")) if name.startswith(f"dt={day}/")}
+
+    land_day(MONDAY, [*(event(number, MONDAY) for number in range(5)), event(0, MONDAY)])
+    land_day(TUESDAY, [event(10, TUESDAY), event(11, MONDAY), event(1, MONDAY, item_id="repeated")])
+    run(MONDAY)
+    (before,) = paths(MONDAY)
+    run(TUESDAY)
+    assert before in paths(MONDAY)
+    assert [len(paths(day)) for day in (MONDAY, TUESDAY)] == [2, 1]
+    wanted = content()
+    assert quality.read_days(MONDAY, MONDAY)[MONDAY].measures["events"]["rows"] == 6  # of both files
+    lake.open_table("events").optimize.compact()
+    (together,) = paths(MONDAY)
+    run(MONDAY)  # its rows and those of Tuesday are in one file now
+    assert together not in paths(MONDAY)
+    assert content() == wanted
 
 
 def test_a_held_day_is_recorded_and_the_tables_keep_what_they_had(run: Callable[..., DayReport]) -> None:
@@ -299,7 +322,8 @@ def files(home: Path) -> dict[str, int]:
 def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[..., DayReport], home: Path, spark: SparkSession, tmp_path: Path) -> None:
     def rehearse(*days: date) -> tuple[list[DayReport], dict[tuple[str, str], tuple[Row, Row]]]:
         before, rehearsal = files(home), Rehearsal(tmp_path / "aside")
-        reports = [rehearse_day(spark, ADAPTERS["simulator"], day, rehearsal) for day in days]
+        with JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
+            reports = [rehearse_day(landings, day, rehearsal) for day in days]
         assert files(home) == before
         return reports, {(one["table"], one["day"]): (one["before"], one["after"]) for one in rehearsal.changes()}
 
@@ -347,12 +371,12 @@ def test_a_weekday_on_which_nothing_ever_comes_is_closed_and_another_gap_is_an_o
     days = [first + timedelta(days=number) for number in range(603)]  # to 2027-08-30
     holiday = date(2026, 8, 31)
     landed = [day for day in days if day.weekday() != 6 and day != holiday]
-    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 3, 1), landed))
-    assert "never opens on a Sunday" in str(lake_daily.closed_day(date(2026, 1, 25), [day for day in landed if day < date(2026, 2, 20)]))
-    assert lake_daily.closed_day(date(2026, 1, 18), [day for day in landed if day < date(2026, 1, 18)]) is None  # one Sunday alone says nothing
-    assert lake_daily.closed_day(holiday, landed) is None  # the first time, nobody can know
-    assert "closed on this date: nothing landed on 2026-08-31" in str(lake_daily.closed_day(date(2027, 8, 31), landed))
-    assert lake_daily.closed_day(date(2027, 8, 30), landed) is None  # a year ago it was a Sunday
+    assert "never opens on a Sunday" in str(reconciliation.closed_day(date(2026, 3, 1), landed))
+    assert "never opens on a Sunday" in str(reconciliation.closed_day(date(2026, 1, 25), [day for day in landed if day < date(2026, 2, 20)]))
+    assert reconciliation.closed_day(date(2026, 1, 18), [day for day in landed if day < date(2026, 1, 18)]) is None  # one Sunday alone says nothing
+    assert reconciliation.closed_day(holiday, landed) is None  # the first time, nobody can know
+    assert "closed on this date: nothing landed on 2026-08-31" in str(reconciliation.closed_day(date(2027, 8, 31), landed))
+    assert reconciliation.closed_day(date(2027, 8, 30), landed) is None  # a year ago it was a Sunday
 
 
 def test_a_closed_day_is_recorded_and_stops_nothing(run: Callable[..., DayReport]) -> None:
@@ -369,10 +393,10 @@ def test_a_closed_day_is_recorded_and_stops_nothing(run: Callable[..., DayReport
 
 def test_a_days_volume_is_held_against_its_own_weekday() -> None:
     rows = {(MONDAY - timedelta(days=back), "events"): {"outcome": "published", "rows_in": 10 if back % 7 == 0 else 1000} for back in range(1, 29)}
-    history = lake_daily._Reconciled(rows)
+    history = reconciliation.Reconciled(rows)
     assert history.usual_rows("events", MONDAY) == 10
     assert history.usual_rows("events", TUESDAY) == 1000
-    assert lake_daily._Reconciled(dict(list(rows.items())[:8])).usual_rows("events", MONDAY) == 1000  # one Monday is no history
+    assert reconciliation.Reconciled(dict(list(rows.items())[:8])).usual_rows("events", MONDAY) == 1000  # one Monday is no history
 
 
 @pytest.mark.parametrize(("day", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25)])
@@ -463,7 +487,7 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
 
     root = home / "lake"
     moments: list[Callable[[], bool]] = [
-        lambda: any((root / "events").glob(".aside-*/dt=*/*.parquet")),  # files are being written
+        lambda: any((root / "events").glob(".aside-*/dt=*/landed=*/*.parquet")),  # files are being written
         lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, the rest is not
     ]
     versions: dict[str, int] = {}

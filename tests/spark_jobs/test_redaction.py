@@ -11,7 +11,7 @@ from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
 from serving.redaction import tables
 from serving.redaction.found import Redaction
-from spark_jobs.lake_daily import DayReport
+from spark_jobs.outcomes import DayReport
 from tests.spark_jobs.test_lake_daily import MONDAY, TUESDAY, WEDNESDAY, content, event, land, land_day, order, reconciled
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from evershelf import lake, lineage, sql
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.commands import ingest
-from spark_jobs.lake_daily import DayReport
+from spark_jobs.outcomes import DayReport
 
 pytestmark = pytest.mark.slow
 
