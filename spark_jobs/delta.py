@@ -27,6 +27,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
+from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, files_below, flush, flush_tree, glob, remove, rename
 
 LANDED = "landed"  # a column by whose values rows are written into files apart; it is in no file
@@ -172,7 +173,8 @@ def staged(
         for one in staging:
             frame = rows[one.table.name]
             apart = [one.table.partition, *([LANDED] if LANDED in frame.columns else [])]
-            frame.write.partitionBy(*apart).parquet(str(one.folder))
+            copies = load_settings().replication(one.table.name)
+            frame.write.partitionBy(*apart).option("dfs.replication", copies).parquet(str(one.folder))
         yield staging
     finally:
         for one in staging:

@@ -514,7 +514,9 @@ def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_doe
         assert content() == restated
 
 
-def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., DayReport], tmp_path: Path) -> None:
+def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., DayReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_LAKE__TABLES", '{"orders": {"replication": 1}}')
+    load_settings.cache_clear()
     list(simulate(tmp_path / "raw", days=1, end=MONDAY, seed=7, users=30, items=30, visits=10, zone=load_settings().zone))
     taken = door.take_in(ADAPTERS["simulator"], tmp_path / "raw", MONDAY)
     assert {delivery.outcome for delivery in taken} == {"landed"}
@@ -527,6 +529,6 @@ def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., Day
     assert run(MONDAY).outcome == "published"
     assert content() == before
     assert changed_days(ADAPTERS["simulator"], TUESDAY) == []
-    assert replicas(lake.open_table("events")) == 2
+    assert (replicas(lake.open_table("events")), replicas(lake.open_table("orders"))) == (2, 1)
     files = {path.name for name in LAKE_TABLES for path in storage.at(lake.table_url(name)).iterdir()}
     assert not any(name.startswith(storage.ASIDE) for name in files)
