@@ -32,7 +32,7 @@ def spark_session(job: str) -> SparkSession:
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "4")  # the tables of one day are small; adaptive execution splits what is not
-        .config("spark.sql.inMemoryColumnarStorage.compressed", "false")  # to try every encoding costs more than to parse the rows again
+        .config("spark.sql.inMemoryColumnarStorage.compressed", "false")  # to try every encoding on every column takes about as long as to parse the rows
         .config("spark.databricks.delta.snapshotPartitions", "2")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # what Delta's protocol asks of its files
         .config("spark.hadoop.dfs.replication", settings.hdfs.replication)
