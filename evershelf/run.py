@@ -1,9 +1,12 @@
 """`evershelf run JOB`: one data job, as a DAG task or by hand."""
 
+import re
 import runpy
 import sys
 
 import click
+
+from evershelf.errors import StorageError
 
 JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
@@ -16,6 +19,7 @@ JOBS = {
     "redact": "serving.redaction.command",
     "retention": "evershelf.retention",
 }
+_IN_JAVA = re.compile(r"\b(?:java\.(?:io|net)|org\.apache\.hadoop(?:\.\w+)+)\.(\w+Exception): (.+)")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -24,4 +28,22 @@ JOBS = {
 def run(job: str, arguments: tuple[str, ...]) -> None:
     """Run JOB with its own arguments; `evershelf run JOB --help` lists them."""
     sys.argv = [f"evershelf run {job}", *arguments]
-    runpy.run_module(JOBS[job], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(JOBS[job], run_name="__main__", alter_sys=True)
+    except Exception as error:
+        if not (why := said_by_storage(error)):
+            raise
+        raise StorageError(
+            f"{job} could not read or write its storage ({why}). Nothing half-done is visible, and what is live stays live. "
+            "Look at its storage, then run it again."
+        ) from None
+
+
+def said_by_storage(error: Exception) -> str | None:
+    """Return in one line what a file system said, which Delta and Spark pass on with a stack of their own; None when the error is of another kind."""
+    text = str(error)
+    if isinstance(error, OSError) and text.startswith("Generic "):  # Delta's name for what is not of its own
+        return " ".join(re.sub(r"\x1b\[\d+m|↳", "", text).split())
+    if type(error).__module__.startswith(("py4j.", "pyspark.")) and "org.apache.hadoop." in text and (said := _IN_JAVA.search(text)):
+        return f"{said[1]}: {said[2][:300]}"
+    return None
