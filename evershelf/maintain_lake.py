@@ -24,6 +24,7 @@ from evershelf import lake, storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import CommandFailed
 from evershelf.lineage import references
+from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import HdfsPath
 from evershelf.version import code_version
@@ -69,6 +70,7 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
     table = lake.open_table(name)
     small = _small_files(table, LAKE_TABLES[name].partition)
     if not dry_run:
+        step(f"vacuum {name}")
         if not PROPERTIES.items() <= table.metadata().configuration.items():
             table.alter.set_table_properties(PROPERTIES, commit_properties=_about("properties"))
         for day in small:  # one commit per partition: a reader of another day is not disturbed, and a kill loses one day's work

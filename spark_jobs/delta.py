@@ -27,6 +27,7 @@ from evershelf import lake
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
+from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, files_below, flush, flush_tree, glob, remove, rename
 
@@ -109,6 +110,7 @@ class Staged:
         Raises:
             CommandFailed: somebody else changed the table at the same moment.
         """
+        step(f"commit {self.table.name}")
         url, partition = lake.table_url(self.table.name), self.table.partition
         root = at(url)
         flush_tree(self.folder)
@@ -171,6 +173,8 @@ def staged(
             remove(left)
     try:
         for one in staging:
+            if outside is None:
+                step(f"write {one.table.name}")
             frame = rows[one.table.name]
             apart = [one.table.partition, *([LANDED] if LANDED in frame.columns else [])]
             copies = load_settings().replication(one.table.name)

@@ -26,6 +26,7 @@ from pyspark.sql import SparkSession
 
 from evershelf import lake
 from evershelf.errors import DayHeldBack
+from evershelf.progress import step
 from evershelf.quality import store as quality
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, landing
@@ -58,6 +59,7 @@ def publish_days(landings: JudgedLandings, days: Iterable[date], *, partial: boo
 def publish_day(landings: JudgedLandings, day: date, *, partial: bool = False) -> DayReport:
     """Do what `run_day` does for a caller that holds the lake, and has read some landings already."""
     settings, started = load_settings(), time.monotonic()
+    step(f"read {day}")
     create_tables(landings.spark)
     landings.leave(day)
     history, found = Reconciled.around(day, settings), Found()
@@ -70,6 +72,7 @@ def publish_day(landings: JudgedLandings, day: date, *, partial: bool = False) -
             found = Found()
             ready = _publish(landings, day, history, found, partial=partial, whole=True)
         counts = ready.mine
+        step("commit reconciliation")
         _record(adapter, day, found, counts, "published", None)
         reconcile(day, ready.later, "published", None)
         report = DayReport(day=day, outcome="published", why=None, seconds=time.monotonic() - started, counts=counts)

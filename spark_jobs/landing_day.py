@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed, DayHeldBack
+from evershelf.progress import step
 from evershelf.quality import store as quality
 from evershelf.quality.store import DayQuality
 from evershelf.settings import Settings, load_settings
@@ -163,6 +164,7 @@ def prepared(
     there = {name: table_files(table, day - timedelta(days=reach), day) for name, table in tables.items()}
     families = _read(landings, wanted, day, {feed.family for feed in adapter.feeds if feed.table in in_whole})
     try:
+        step(f"clean {day}")
         counts = _counted(families.values(), day)
         mine = {source.name: counts.get((day, source.name), SourceCounts()) for source in delivered}
         _gate_landing(day, delivered, mine, history, found, settings)
