@@ -4,7 +4,7 @@ Runs:        daily, some hours after the shop's midnight (`airflow.daily_at_hour
 Re-run:      safe, in any order, whatever was killed when: every partition is one atomic commit, and the same input gives the same table.
 Backfill:    from the UI (Trigger > Backfill), over any days that landed.
 On failure:  exit code 3 means that the day is held back: its file is missing, broken or far outside its history. It is not tried again. The log's last
-             line names the reason. The tables keep what they had, and what is live stays live. Have the day delivered again, then clear the task.
+             line names the reason. The tables keep what they had, and what is live stays live. Have the day delivered again, then trigger it by its `date`.
              Anything else is tried twice more. `evershelf quarantine list` counts single rows that broke a contract.
 Deadline:    a run that has not succeeded `airflow.deadline` after it was queued counts as late and alerts (RunLate), also one that failed and was not cleared.
 By hand:     Trigger with a `date`, or `evershelf run lake_daily --date YYYY-MM-DD`. With `partial` (`--partial`) the day is published from what there is,
