@@ -3,6 +3,7 @@ SHELL := bash
 SHOP ?= simulator
 DATA ?=
 TOUR ?= short
+SHARD ?= 1/1
 python := .venv/bin/python
 evershelf := .venv/bin/evershelf
 
@@ -29,6 +30,7 @@ bench: setup
 	@$(evershelf) bench all
 
 faults: setup
+	@$(python) -m tests.faults.matrix --shard $(SHARD) --json
 	@$(python) -m pytest -m faults --durations=0
 
 stack: setup

@@ -45,6 +45,10 @@ class AirflowApi:
         )
         return int(answer["id"])
 
+    def trigger(self, dag_id: str, **params: object) -> str:
+        """Start a run by hand, as *Trigger* in the UI does; return its id."""
+        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": params})["dag_run_id"])
+
     def clear(self, dag_id: str, run_id: str) -> None:
         """Let a run's tasks run again, as the UI does."""
         self._call("POST", f"/dags/{dag_id}/clearTaskInstances", {"dag_run_id": run_id, "dry_run": False, "only_failed": False})
@@ -52,6 +56,10 @@ class AirflowApi:
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """Return the runs of a DAG: run_type is scheduled, backfill or manual; state success, failed, running or queued."""
         return list(self._call("GET", f"/dags/{dag_id}/dagRuns?limit=100")["dag_runs"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the tasks of a run: task_id, state and try_number among others."""
+        return list(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"])
 
     def wait_for_runs(self, dag_id: str, kinds: set[str], timeout: float) -> list[dict[str, Any]]:
         """Wait until there are runs of all these types and every run has ended; return the runs."""
