@@ -29,7 +29,7 @@ from evershelf.contracts.tables import Table
 from evershelf.errors import CommandFailed
 from evershelf.progress import step
 from evershelf.settings import load_settings
-from evershelf.storage import ASIDE, Place, at, files_below, flush, flush_tree, glob, remove, rename
+from evershelf.storage import ASIDE, HdfsPath, Place, at, files_below, flush, flush_tree, glob, remove, rename
 
 LANDED = "landed"  # a column by whose values rows are written into files apart; it is in no file
 
@@ -126,7 +126,8 @@ class Staged:
             for one in there
             if one["path"] not in staying
         ]
-        actions += [_put_in_place(path, root / f"{partition}={day.isoformat()}") for day, path in self.files()]
+        copies = load_settings().replication(self.table.name)
+        actions += [_put_in_place(path, root / f"{partition}={day.isoformat()}", copies) for day, path in self.files()]
         try:
             opened.create_write_transaction(
                 actions,
@@ -177,19 +178,20 @@ def staged(
                 step(f"write {one.table.name}")
             frame = rows[one.table.name]
             apart = [one.table.partition, *([LANDED] if LANDED in frame.columns else [])]
-            copies = load_settings().replication(one.table.name)
-            frame.write.partitionBy(*apart).option("dfs.replication", copies).parquet(str(one.folder))
+            frame.write.partitionBy(*apart).parquet(str(one.folder))
         yield staging
     finally:
         for one in staging:
             remove(one.folder)
 
 
-def _put_in_place(path: Place, folder: Place) -> AddAction:
-    """Move a finished file into its partition's folder; no reader sees it before the commit names it."""
+def _put_in_place(path: Place, folder: Place, copies: int) -> AddAction:
+    """Move a finished file into its partition's folder; no reader sees it before the commit names it. HDFS is to keep so many copies of it."""
     folder.mkdir(exist_ok=True)
     place = folder / f"{uuid.uuid4().hex}.parquet"  # Spark gives files of several landing days the same name
     rename(path, place)
+    if isinstance(place, HdfsPath) and copies != load_settings().hdfs.replication:  # Spark gives every file the copies of its session
+        place.replicate(copies)
     flush(folder)
     partition, _, day = folder.name.partition("=")
     return AddAction(
