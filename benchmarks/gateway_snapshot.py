@@ -11,19 +11,19 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks.paired import paired
+from benchmarks.processes import answers, running
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from evershelf.stack.ports import free_ports
+from evershelf.stack.services import EVERSHELF
 
+ON_ONE_CORE = ("taskset", "-c", "0")
 ROUNDS, SECONDS, CONNECTIONS, SHOPPERS = 5, 4, 32, 500
 SCRIPT = """
 local paths = {{ {paths} }}
@@ -45,13 +45,13 @@ def bench() -> dict[str, Any]:
     ours, theirs = f"http://127.0.0.1:{ports['EVERSHELF_GATEWAY__PORT']}", f"http://127.0.0.1:{ports['EVERSHELF_AIRFLOW__PORT']}"
     environment = os.environ | ports | {"EVERSHELF_HOME": str(home), "EVERSHELF_GATEWAY__NAME": "bench", "EVERSHELF_GATEWAY__RUNGS": '["snapshot", "popular"]'}
     shoppers = _shoppers(home)
-    with tempfile.TemporaryDirectory() as folder, _server([sys.executable, "-m", "evershelf.cli", "serve"], environment, ours):
+    with tempfile.TemporaryDirectory() as folder, running([*ON_ONE_CORE, *EVERSHELF, "serve"], environment, answers(ours)):
         answer = httpx.get(f"{ours}/v1/recommend", params={"user_id": shoppers[0]})
         assert answer.json()["served_by"] == "snapshot", answer.text
         command = [sys.executable, "-m", "benchmarks.bare_lookup", theirs.rpartition(":")[2], str(snapshots[-1] / "store.lmdb"), str(len(answer.content))]
         script = Path(folder) / "shoppers.lua"
         script.write_text(SCRIPT.format(paths=", ".join(f'"/v1/recommend?user_id={shopper}"' for shopper in shoppers)))
-        with _server(command, environment, theirs):
+        with running([*ON_ONE_CORE, *command], environment, answers(theirs)):
             rounds = [(_per_second(ours, script), _per_second(theirs, script)) for _ in range(ROUNDS)]
     return paired(bench="gateway_snapshot", peer="bare ASGI + LMDB on uvicorn", unit="requests/s per core", rounds=rounds, digits=1)
 
@@ -61,24 +61,6 @@ def _shoppers(home: Path) -> list[str]:
     with gzip.open(newest, "rt", errors="ignore") as file:
         found = dict.fromkeys(re.findall(r'"user_id":"([\w-]+)"', file.read()))
     return list(found)[:SHOPPERS]
-
-
-@contextmanager
-def _server(command: list[str], environment: dict[str, str], url: str) -> Iterator[None]:
-    process = subprocess.Popen(["taskset", "-c", "0", *command], env=environment, stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            try:
-                httpx.get(f"{url}/readyz").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        else:
-            raise CommandFailed(f"`{' '.join(command)}` did not become ready within 20 s. Nothing was measured.")
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _per_second(url: str, script: Path) -> float:

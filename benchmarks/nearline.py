@@ -8,11 +8,9 @@ other one changes as soon as it knows of the view.
 import json
 import os
 import random
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from statistics import quantiles
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import httpx
 
 from benchmarks.paired import paired
+from benchmarks.processes import answers, running
 from evershelf.errors import CommandFailed
 from evershelf.overlay import names
 from evershelf.settings import load_settings
@@ -27,6 +26,7 @@ from evershelf.stack.ports import free_ports
 from evershelf.stack.services import EVERSHELF
 from evershelf.storage import local_path
 
+PATIENCE = 180.0  # seconds for a process to become ready
 SHOPPERS, GAP = 40, 9.7  # seconds from post to post, no divisor of the interval
 
 
@@ -48,12 +48,11 @@ def bench() -> dict[str, Any]:
         for name in ("bench-posts", "bench-asks"):
             port = free_ports()["EVERSHELF_GATEWAY__PORT"]
             own = {"EVERSHELF_GATEWAY__PORT": port, "EVERSHELF_GATEWAY__NAME": name, "EVERSHELF_GATEWAY__RUNGS": '["local_model", "snapshot", "popular"]'}
-            stack.enter_context(_running((*EVERSHELF, "serve"), environment | own))
             urls.append(f"http://127.0.0.1:{port}")
-        stack.enter_context(_running((*EVERSHELF, "run", "nearline"), environment))
+            stack.enter_context(running((*EVERSHELF, "serve"), environment | own, answers(urls[-1]), PATIENCE))
+        overlays = local_path(shared["EVERSHELF_OVERLAYS_URL"])
+        stack.enter_context(running((*EVERSHELF, "run", "nearline"), environment, lambda: bool(names(overlays)), PATIENCE))
         posts, asks = (stack.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in urls)
-        _wait(lambda: posts.get("/readyz").is_success and asks.get("/readyz").is_success)
-        _wait(lambda: len(names(local_path(shared["EVERSHELF_OVERLAYS_URL"]))) > 0)
         _measure(posts, asks, 1, 5 * waits)  # a driver's first rows wait for its compiler
         took = _measure(posts, asks, SHOPPERS, 3 * waits)
     draws = [random.uniform(0, settings.gateway.ship_interval.total_seconds()) + random.uniform(0, settings.nearline.interval.total_seconds()) for _ in took]
@@ -80,27 +79,6 @@ def _measure(posts: httpx.Client, asks: httpx.Client, shoppers: int, patience: f
             raise CommandFailed(f"{len(waiting)} answers did not change within {patience:.0f} s; {len(took)} did. Nothing can be said.")
         time.sleep(0.2)
     return took
-
-
-@contextmanager
-def _running(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(condition: Any) -> None:
-    deadline = time.monotonic() + 180
-    while True:
-        with suppress(httpx.HTTPError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise CommandFailed("The gateways or nearline did not become ready within 180 s. Nothing was measured.")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,14 @@ On failure:  nothing is promoted; serving keeps what it has.
 By hand:     `evershelf run candidates`, `evershelf run build_snapshot`.
 """
 
-from datetime import UTC, datetime
-
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import CronDataIntervalTimetable, chain, dag
+from airflow.sdk import chain, dag
 
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour + 4) % 24} * * *", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["snapshot"],
-)
+@dag(**scheduled(4), doc_md=__doc__, tags=["snapshot"])
 def build_snapshot() -> None:
     chain(
         evershelf_command("run", "candidates", "--json", spark=True),

@@ -6,26 +6,13 @@ On failure:  nothing that is live changes; the tags of the days before stay.
 By hand:     `evershelf run interests --date YYYY-MM-DD`. Look at them with `evershelf sql "select * from interests"`.
 """
 
-from datetime import UTC, datetime
+from airflow.sdk import dag
 
-from airflow.sdk import CronDataIntervalTimetable, dag
-
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour + 1) % 24} * * *", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["lake"],
-)
+@dag(**scheduled(1), doc_md=__doc__, tags=["lake"])
 def interests() -> None:
     evershelf_command("run", "interests", "--json", spark=True)
 

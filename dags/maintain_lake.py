@@ -7,26 +7,13 @@ On failure:  nothing that is needed was deleted, and nothing gets worse but the 
 By hand:     `evershelf run maintain_lake`, with `--dry-run` to see what it would do.
 """
 
-from datetime import UTC, datetime
+from airflow.sdk import dag
 
-from airflow.sdk import CronDataIntervalTimetable, dag
-
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour + 8) % 24} * * 0", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["lake"],
-)
+@dag(**scheduled(8, days="* * 0"), doc_md=__doc__, tags=["lake"])
 def maintain_lake() -> None:
     evershelf_command("run", "maintain_lake", "--json")
 

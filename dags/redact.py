@@ -7,26 +7,13 @@ On failure:  gateways answer as before, and treat the forgotten as strangers. Th
 By hand:     `evershelf run redact`. Who is forgotten: `evershelf forget USER`.
 """
 
-from datetime import UTC, datetime
+from airflow.sdk import dag
 
-from airflow.sdk import CronDataIntervalTimetable, dag
-
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour - 1) % 24} * * *", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["privacy"],
-)
+@dag(**scheduled(-1), doc_md=__doc__, tags=["privacy"])
 def redact() -> None:
     evershelf_command("run", "redact", "--json", spark=True)
 

@@ -6,26 +6,13 @@ On failure:  what was live is live; old days stay until the next run. It is trie
 By hand:     `evershelf run retention`. The log names the days that went.
 """
 
-from datetime import UTC, datetime
+from airflow.sdk import dag
 
-from airflow.sdk import CronDataIntervalTimetable, dag
-
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour + 5) % 24} * * 0", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["privacy"],
-)
+@dag(**scheduled(5, days="* * 0"), doc_md=__doc__, tags=["privacy"])
 def retention() -> None:
     evershelf_command("run", "retention", "--json")
 

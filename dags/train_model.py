@@ -6,26 +6,13 @@ On failure:  nothing changes: build_snapshot takes the newest blessed model. A m
 By hand:     `evershelf train`.
 """
 
-from datetime import UTC, datetime
+from airflow.sdk import dag
 
-from airflow.sdk import CronDataIntervalTimetable, dag
-
-from evershelf.settings import load_settings
-from plugins.deadlines import run_deadline
+from plugins.schedules import scheduled
 from plugins.steps import evershelf_command
 
-SETTINGS = load_settings()
 
-
-@dag(
-    schedule=CronDataIntervalTimetable(f"0 {(SETTINGS.airflow.daily_at_hour + 2) % 24} * * *", timezone=SETTINGS.shop.timezone),
-    start_date=datetime(2010, 1, 1, tzinfo=UTC),
-    catchup=False,
-    max_active_runs=1,
-    deadline=run_deadline(),
-    doc_md=__doc__,
-    tags=["training"],
-)
+@dag(**scheduled(2), doc_md=__doc__, tags=["training"])
 def train_model() -> None:
     evershelf_command("train", "--json", spark=True)
 

@@ -81,13 +81,36 @@ def files(table: DeltaTable) -> set[str]:
     return set(pa.table(table.get_add_actions())["path"].to_pylist())
 
 
+def days(name: str, version: int | None = None) -> list[date]:
+    """Return the days of which a table has rows, in order."""
+    opened, partition = open_table(name, version), LAKE_TABLES[name].partition
+    return sorted(date.fromisoformat(str(one[partition])) for one in opened.partitions())
+
+
 def current_labels(version: int, as_of: date) -> date | None:
     """Return the day whose labels hold on another day: the newest up to it that is not long ago. Labels of earlier days may have been withdrawn since."""
-    days = (date.fromisoformat(str(one["dt"])) for one in open_table("labels", version).partitions())
-    return max((day for day in days if as_of - LABELS_HOLD < day <= as_of), default=None)
+    return max((day for day in days("labels", version) if as_of - LABELS_HOLD < day <= as_of), default=None)
 
 
-def last_of_each(keys: pa.Array) -> pa.Array:
+def newest_products(columns: Iterable[str], version: int | None = None, until: date | None = None) -> pa.Table:
+    """Return the newest description of each item, sorted by `item_id`. Memory holds one day's descriptions besides, however many days there are.
+
+    Args:
+        until: the last day to look at; default: the table's.
+    """
+    table, order = open_table("products", version), ["item_id", "valid_from", "landing_dt"]
+    wanted = list(dict.fromkeys([*columns, *order]))
+    found = pa.schema(table.schema().to_arrow()).empty_table().select(wanted)
+    for day in reversed(days("products", version)):
+        if until is None or day <= until:
+            rows = table.to_pyarrow_table(columns=wanted, filters=[("dt", "=", day)])
+            rows = rows.filter(pc.invert(pc.is_in(rows["item_id"], found["item_id"].combine_chunks())))
+            rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
+            found = pa.concat_tables([found, rows.filter(_last_of_each(rows["item_id"].combine_chunks()))])
+    return found.sort_by("item_id").combine_chunks()
+
+
+def _last_of_each(keys: pa.Array) -> pa.Array:
     """Return [rows] bool: which rows of a table that is sorted by its keys are the last with theirs."""
     following = pa.concat_arrays([keys[1:], pa.nulls(min(len(keys), 1), keys.type)])
     return pc.or_kleene(pc.not_equal(keys, following), pc.is_null(following))

@@ -85,9 +85,10 @@ def _maintain(name: str, users: dict[int, list[str]], *, dry_run: bool) -> Maint
         raise CommandFailed(f"{name}: deleting would take {len(taken)} files of versions that are kept, such as {min(taken)}. Nothing was deleted of it.")
     if doomed and not dry_run:
         _vacuum(table, kept, dry_run=False)
-    other = _other_replication(table, load_settings().replication(name))
+    copies = load_settings().replication(name)
+    other = _other_replication(table, copies)
     for path in other if not dry_run else ():
-        path.replicate(load_settings().replication(name))
+        path.replicate(copies)
     return Maintained(
         table=name,
         small_files=sum(small.values()),

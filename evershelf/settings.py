@@ -134,6 +134,7 @@ class LakeSettings(Section):
     time_travel: Annotated[timedelta, Field(ge=timedelta())] = timedelta(days=7)  # files that were current since then are never deleted
     spark_memory: Annotated[str, Field(pattern="^[0-9]+[mg]$")] = "2g"
     spark_master: str = "local[2]"
+    spark_java_options: str = ""  # of the driver; a shop of some ten thousand rows a day is faster with -XX:TieredStopAtLevel=1
 
 
 class TrainingSettings(Section):

@@ -36,7 +36,7 @@ go_pid=$!
 step "Python environment"
 [[ -x .venv/bin/python ]] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/uv.txt
-.venv/bin/python -m uv pip sync --quiet --python .venv/bin/python --require-hashes requirements/all.txt
+.venv/bin/python -m uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements/all.txt
 .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
 step "The jars of Spark and HDFS"
@@ -47,6 +47,9 @@ done
 
 step "Horovod"
 scripts/build_horovod.sh
+
+step "Spark's classes"
+scripts/archive_spark.sh
 
 wait "$go_pid" || { tail -5 .setup/go.log >&2; echo "statsd_exporter did not build; metrics cannot be collected. The log is .setup/go.log." >&2; exit 1; }
 echo "$wanted" >"$stamp"

@@ -158,20 +158,17 @@ def _products(version: int | None, labels: int | None, data_as_of: date) -> Prod
     """Read the newest description of each item, of the version that the candidates saw when they name one. A category or brand that it leaves out is taken from
     that version of the labels.
     """
-    columns = ["item_id", "title", "description", "brand", "category_path", "price", "currency", "stock", "image", "valid_from", "dt", "landing_dt"]
-    opened = lake.open_table("products", version)
-    table = opened.to_pyarrow_table(columns=columns)
-    if not table.num_rows:
+    version = version if version is not None else lake.open_table("products").version()
+    newest = lake.newest_products(["item_id", "title", "description", "brand", "category_path", "price", "currency", "stock", "image"], version)
+    if not newest.num_rows:
         raise CommandFailed(f"The products table is empty. {ADVICE} Publish a day of products first.")
-    newest_last = table.sort_by([("item_id", "ascending"), ("valid_from", "ascending"), ("dt", "ascending"), ("landing_dt", "ascending")])
-    newest = newest_last.filter(lake.last_of_each(newest_last["item_id"].combine_chunks())).combine_chunks()
     day = lake.current_labels(labels, data_as_of) if labels is not None else None
     for kind, column in (("category", "category_path"), ("brand", "brand")) if day else ():
         said = lake.read("labels", ["item_id", "text"], [("kind", "=", kind), ("dt", "=", day)], labels)
         text = dict(zip(said["item_id"].to_pylist(), said["text"].to_pylist(), strict=True))
         filled = [value or text.get(item) for item, value in zip(newest["item_id"].to_pylist(), newest[column].to_pylist(), strict=True)]
         newest = newest.set_column(newest.column_names.index(column), column, pa.array(filled, pa.string()))
-    return Products(newest, newest["item_id"].combine_chunks(), opened.version())
+    return Products(newest, newest["item_id"].combine_chunks(), version)
 
 
 def _read_list(candidates: Path, name: str, products: Products, item_columns: tuple[str, ...]) -> pa.Table:

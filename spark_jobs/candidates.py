@@ -7,7 +7,6 @@ at all. Items that cannot be sold (no stock, or no product row) are in no list. 
 import hashlib
 import io
 import json
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -36,7 +35,7 @@ from evershelf.contracts.candidates import (
     USER_HISTORY,
 )
 from evershelf.contracts.model import HISTORY_LENGTH
-from evershelf.errors import CommandFailed, EvershelfError
+from evershelf.errors import CommandFailed
 from evershelf.models import model_folder, newest_blessed, read_evaluation
 from evershelf.settings import CandidateSettings, Settings, load_settings
 from evershelf.storage import Place, at, create, new_folder
@@ -301,7 +300,7 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
     settings = load_settings()
     model_id = _choose_model(model_id, allow_unblessed)
     versions = lake.versions(name for name in TABLES if name != "labels" or lake.exists(name))
-    data_as_of = max(date.fromisoformat(str(day["dt"])) for day in lake.open_table("events", versions["events"]).partitions())
+    data_as_of = max(lake.days("events", versions["events"]))
     lineage: dict[str, Any] = {"model_id": model_id, "tables": versions, "data_as_of": str(data_as_of), "code_version": code_version()}
     made_from = json.dumps(lineage | {"settings": settings.candidates.model_dump()}, sort_keys=True)
     candidates_id = f"{data_as_of}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
@@ -325,8 +324,4 @@ def main(model_id: str | None, allow_unblessed: bool, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EvershelfError as error:
-        click.echo(f"evershelf run candidates: {error}", err=True)
-        sys.exit(error.exit_code)
+    main()

@@ -65,13 +65,7 @@ def table_files(table: Table, first: date, last: date) -> list[TableFile]:
     added = pa.table(lake.open_table(table.name).get_add_actions(flatten=True))
     root, days = at(lake.table_url(table.name)), added[f"partition.{table.partition}"].to_pylist()
     paths = sorted((day, path) for day, path in zip(days, added["path"].to_pylist(), strict=True) if first <= day <= last)
-    return [TableFile(place := _within(root, path), day, landings_of(place)) for day, path in paths]
-
-
-def _within(root: Place, path: str) -> Place:
-    for name in path.split("/"):
-        root = root / name
-    return root
+    return [TableFile(place := root / path, day, landings_of(place)) for day, path in paths]
 
 
 @lru_cache(maxsize=4096)  # a file of a table never changes

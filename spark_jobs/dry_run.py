@@ -16,7 +16,7 @@ from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.landing_day import Closed, Found, Held, Outside, prepared
 from spark_jobs.measures import Measures, number_columns
 from spark_jobs.outcomes import DayReport, SourceCounts
-from spark_jobs.reconciliation import Reconciled, changed_days
+from spark_jobs.reconciliation import Reconciled, due_days
 
 
 @dataclass(slots=True)
@@ -57,9 +57,8 @@ def _totals(name: str, days: Sequence[date]) -> dict[date, dict[str, Any]]:
 
 def rehearse_days(landings: JudgedLandings, days: Iterable[date], rehearsal: Rehearsal, *, partial: bool = False) -> Iterator[DayReport]:
     """Do everything that `publish_days` does but publish: nothing of the installation is written."""
-    for day in days:
-        for due in (*changed_days(landings.adapter, day, landings.count), day):
-            yield rehearse_day(landings, due, rehearsal, partial=partial)
+    for due in due_days(landings, days):
+        yield rehearse_day(landings, due, rehearsal, partial=partial)
 
 
 def rehearse_day(landings: JudgedLandings, day: date, rehearsal: Rehearsal, *, partial: bool = False) -> DayReport:
@@ -68,7 +67,6 @@ def rehearse_day(landings: JudgedLandings, day: date, rehearsal: Rehearsal, *, p
     history = Reconciled({**Reconciled.around(day, settings).rows, **rehearsal.reconciled})
     first, last = day - timedelta(days=settings.lake.restated_days), day
     outside = Outside(folder=rehearsal.aside, landings={key: landed for key, landed in rehearsal.landings.items() if first <= key[1] <= last})
-    landings.leave(day)
     counts: Mapping[str, SourceCounts] = {}
     outcome, why = "published", None
     try:

@@ -8,7 +8,6 @@ day before, beside the same for the shop's strongest categories, which need no s
 """
 
 import json
-import sys
 import time
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -21,7 +20,7 @@ from pyspark.sql import functions as F
 from evershelf import lake
 from evershelf.contracts import INTERESTS
 from evershelf.contracts.candidates import HALF_LIFE_DAYS
-from evershelf.errors import CommandFailed, EvershelfError
+from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from evershelf.version import code_version
 from spark_jobs.candidates import ACTION_WEIGHT, interactions
@@ -111,7 +110,7 @@ def run_day(spark: SparkSession, moment: date | None) -> dict[str, Any]:
     with lake.turn():
         create_tables(spark)
         versions = lake.versions(TABLES)
-        days = sorted(date.fromisoformat(str(one["dt"])) for one in lake.open_table("events", versions["events"]).partitions())
+        days = lake.days("events", versions["events"])
         day = moment or (days[-1] if days else None)
         if day not in days:
             raise CommandFailed(
@@ -162,8 +161,4 @@ def main(moment: datetime | None, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EvershelfError as error:
-        click.echo(f"evershelf run interests: {error}", err=True)
-        sys.exit(error.exit_code)
+    main()

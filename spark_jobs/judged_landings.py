@@ -1,10 +1,11 @@
 """The landed rows of the days that a driver is at work on, each read and judged once.
 
 A row may repeat one that landed days before, so every landing day is looked at again for those around it. What was read stays with Spark, in memory and on its
-local disks, until its day is out of reach. It is known by the checksums of its files: one that was changed meanwhile is read again.
+local disks, until its day is out of reach. It is known by the checksums of its files: before each day they are looked at, and one that was changed is read
+again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from types import TracebackType
@@ -48,7 +49,7 @@ class JudgedLandings:
 
     def keys(self, day: date, source: Source) -> DataFrame:
         """Return KEYS of a landing day's good rows, for others to be held against: less to keep than all of them, where nothing else is asked of the day."""
-        if "rows" in self._current(day, source).made:
+        if "rows" in self._kept_of(day, source.name).made:
             return _keys(self.rows(day, source))
         return self._made("keys", day, source, lambda: _keys(self._judged(day, source)).persist(StorageLevel.MEMORY_AND_DISK))  # type: ignore[no-any-return]
 
@@ -56,25 +57,29 @@ class JudgedLandings:
         """Count what landed, by another reader than Spark's."""
         return int(self._made("count", day, source, lambda: landing.count_rows(source, day)))
 
-    def leave(self, day: date) -> None:
-        """Keep only what is within reach of a day."""
+    def inputs(self, landings: Iterable[tuple[date, str]]) -> dict[str, str]:
+        """Return the files of some (landing day, source), with their checksums: the inputs' versions, for the lineage."""
+        return {name: checksum for day, source in sorted(landings) for name, checksum in self._kept_of(day, source).files.items()}
+
+    def turn_to(self, day: date) -> None:
+        """Keep only what is within reach of a day, and as it landed: each file is looked at once, before its day or one around it is worked at."""
         reach = load_settings().lake.restated_days
-        for key in [key for key in self._kept if abs((key[0] - day).days) > reach]:
-            self._let_go(key)
+        for key, kept in list(self._kept.items()):
+            if abs((key[0] - day).days) > reach or kept.files != landing.fingerprints([key]):
+                self._let_go(key)  # all of it: Spark takes two frames over the same paths for the same
 
     def _judged(self, day: date, source: Source) -> DataFrame:
         files = {day: landing.landed_files(source.name, day)}
         rows = read_rows(self.spark, source, files, {day: landing.corrections(source.name, day)})
         return judged_rows(rows, source, load_settings())
 
-    def _current(self, day: date, source: Source) -> _Kept:
-        key, files = (day, source.name), landing.fingerprints([(day, source.name)])
-        if key in self._kept and self._kept[key].files != files:
-            self._let_go(key)  # all of it: Spark takes two frames over the same paths for the same
-        return self._kept.setdefault(key, _Kept(files))
+    def _kept_of(self, day: date, source: str) -> _Kept:
+        if (day, source) not in self._kept:
+            self._kept[day, source] = _Kept(landing.fingerprints([(day, source)]))
+        return self._kept[day, source]
 
     def _made(self, what: str, day: date, source: Source, make: Callable[[], Any]) -> Any:
-        made = self._current(day, source).made
+        made = self._kept_of(day, source.name).made
         if what not in made:
             made[what] = make()
         return made[what]

@@ -39,7 +39,7 @@ from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.landing_day import Closed, DoesNotFit, Found, Held, Ready, prepared
 from spark_jobs.measures import Measures
 from spark_jobs.outcomes import DayReport, SourceCounts
-from spark_jobs.reconciliation import Reconciled, changed_days, reconcile
+from spark_jobs.reconciliation import Reconciled, due_days, reconcile
 from spark_jobs.session import spark_session
 
 
@@ -51,9 +51,8 @@ def run_day(spark: SparkSession, adapter: Adapter, day: date, *, partial: bool =
 
 def publish_days(landings: JudgedLandings, days: Iterable[date], *, partial: bool = False) -> Iterator[DayReport]:
     """Publish landing days one after the other, for a caller that holds the lake; before each those around it whose files have changed."""
-    for day in days:
-        for due in (*changed_days(landings.adapter, day, landings.count), day):
-            yield publish_day(landings, due, partial=partial)
+    for due in due_days(landings, days):
+        yield publish_day(landings, due, partial=partial)
 
 
 def publish_day(landings: JudgedLandings, day: date, *, partial: bool = False) -> DayReport:
@@ -61,7 +60,6 @@ def publish_day(landings: JudgedLandings, day: date, *, partial: bool = False) -
     settings, started = load_settings(), time.monotonic()
     step(f"read {day}")
     create_tables(landings.spark)
-    landings.leave(day)
     history, found = Reconciled.around(day, settings), Found()
     adapter = landings.adapter
     nothing = {source.name: SourceCounts() for source in adapter.sources if source.required}

@@ -188,7 +188,7 @@ def prepared(
                 )
         quarantined = [quarantined_rows(frame.where(F.col("landing_dt") == day)) for family in families.values() for frame in family.rows]
         frames["quarantine"] = reduce(DataFrame.unionByName, quarantined).coalesce(1)
-        about: dict[str, object] = {"code_version": code_version(), "landing_dt": day.isoformat(), "inputs": landing.fingerprints(wanted)}
+        about: dict[str, object] = {"code_version": code_version(), "landing_dt": day.isoformat(), "inputs": landings.inputs(wanted)}
         with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}, kept, outside.folder if outside else None) as written:
             _gate_rows(day, written, mine, found, settings)
             yield Ready(mine=mine, later=counts, written=written, about=about)

@@ -10,7 +10,6 @@ neither landing nor lake.
 import csv
 import gzip
 import heapq
-import sys
 import time
 import zlib
 from collections import Counter
@@ -320,8 +319,4 @@ def main(once: bool, minutes: float | None, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EvershelfError as error:
-        click.echo(f"evershelf run nearline: {error}", err=True)
-        sys.exit(error.exit_code)
+    main()

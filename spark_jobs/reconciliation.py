@@ -4,7 +4,7 @@ It is written last of all tables and says that a day is done.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from evershelf.settings import Settings, load_settings
 from evershelf.shops import landing
 from evershelf.shops.adapter import Adapter, Source
 from evershelf.version import code_version
+from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.outcomes import Counts
 
 HISTORY = timedelta(days=28)  # a source's usual volume is the median over so many days
@@ -106,6 +107,14 @@ def reconcile(day: date, counts: Counts, outcome: str, why: str | None) -> None:
         predicate=f"landing_dt IN ({days})",
         commit_properties=CommitProperties(custom_metadata={"code_version": code_version()}),
     )
+
+
+def due_days(landings: JudgedLandings, days: Iterable[date]) -> Iterator[date]:
+    """Yield landing days in the order in which they are to be worked at: before each those around it whose files have changed."""
+    for day in days:
+        landings.turn_to(day)
+        yield from changed_days(landings.adapter, day, landings.count)
+        yield day
 
 
 def changed_days(adapter: Adapter, day: date, count: Callable[[Source, date], int] = landing.count_rows) -> list[date]:

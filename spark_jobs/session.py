@@ -7,9 +7,10 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from evershelf.errors import CommandFailed
-from evershelf.settings import load_settings
+from evershelf.settings import Settings, load_settings
 
 JARS = Path(__file__).parents[1] / "deploy" / "jars" / "target" / "jars"
+CLASSES = Path(__file__).parents[1] / ".setup" / "spark.jsa"  # made by scripts/archive_spark.sh: to load and verify Spark's classes takes half of its start
 
 
 def spark_session(job: str) -> SparkSession:
@@ -27,6 +28,7 @@ def spark_session(job: str) -> SparkSession:
         SparkSession.builder.appName(f"evershelf-{job}")
         .master(settings.lake.spark_master)
         .config("spark.driver.memory", settings.lake.spark_memory)
+        .config("spark.driver.extraJavaOptions", _java_options(settings))
         .config("spark.jars", ",".join(map(str, jars)))
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
@@ -42,3 +44,8 @@ def spark_session(job: str) -> SparkSession:
         .config("spark.driver.host", "127.0.0.1")
         .getOrCreate()
     )
+
+
+def _java_options(settings: Settings) -> str:
+    archive = f'"-XX:SharedArchiveFile={CLASSES}" -Xlog:cds=off -Xlog:cds+dynamic=off' if CLASSES.exists() else ""  # one that does not fit is left alone
+    return f"{archive} {settings.lake.spark_java_options}"

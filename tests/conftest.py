@@ -1,7 +1,9 @@
 """What every test shares: an installation of its own, in a temporary folder."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +11,11 @@ from evershelf import pseudonyms, storage, telemetry
 from evershelf.settings import HdfsSettings, Settings, load_settings
 from evershelf.stack import supervision
 from evershelf.stack.ports import free_ports
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+os.environ.setdefault("EVERSHELF_LAKE__SPARK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # tests have few rows: Java's best compiler would not pay
 
 
 @pytest.fixture
@@ -18,6 +25,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     _forget()
     yield tmp_path / "home"
     _forget()
+
+
+@pytest.fixture(scope="session")
+def spark() -> "Iterator[SparkSession]":
+    """One Spark session for all tests that want it."""
+    from spark_jobs.session import spark_session  # slow: only those who want it pay
+
+    session = spark_session("tests")
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
 
 
 @pytest.fixture(scope="session")

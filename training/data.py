@@ -102,10 +102,10 @@ def read_shop(settings: TrainingSettings, versions: dict[str, int] | None = None
 
 
 def _newest_day(version: int) -> date:
-    days = lake.open_table("events", version).partitions()
+    days = lake.days("events", version)
     if not days:
         raise NotEnoughData("The table events is empty. Nothing was trained; publish a day first with `evershelf run lake_daily`.")
-    return max(date.fromisoformat(str(day["dt"])) for day in days)
+    return days[-1]
 
 
 def _read_orders(since: date, versions: dict[str, int]) -> pa.Table:

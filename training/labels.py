@@ -10,7 +10,6 @@ chosen from which on it is right often enough, on the other half its accuracy is
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from rich.table import Table
 
 from evershelf import lake
 from evershelf.contracts import LABELS, TRANSACTION_CLASSES
-from evershelf.errors import CommandFailed, EvershelfError
+from evershelf.errors import CommandFailed
 from evershelf.models import model_folder, newest_blessed
 from evershelf.settings import load_settings
 from evershelf.storage import at_hand
@@ -75,18 +74,17 @@ def _right(guess: Value, truth: Value) -> bool:
 
 def read_catalogue(versions: Mapping[str, int], day: date) -> Catalogue:
     """Read the newest description of each item up to a day."""
-    columns = ["item_id", "title", "category_path", "brand", "price", "currency", "valid_from", "dt", "landing_dt"]
-    rows = lake.read("products", columns, [("dt", "<=", day)], versions["products"])
-    rows = rows.sort_by([(name, "ascending") for name in ("item_id", "valid_from", "dt", "landing_dt")]).combine_chunks()
-    last = lake.last_of_each(rows["item_id"].combine_chunks())
-    newest, older = rows.filter(last), rows.filter(pc.invert(last))
-    older = older.filter(pc.and_(pc.greater(older["dt"], pa.scalar(day - RECENT)), pc.is_valid(older["price"])))
+    newest = lake.newest_products(["item_id", "title", "category_path", "brand", "price", "currency"], versions["products"], day)
+    recent = [("dt", ">", day - RECENT), ("dt", "<=", day)]
+    described = lake.read("products", ["item_id", "valid_from", "landing_dt", "price", "currency"], recent, versions["products"])
+    described = described.filter(pc.is_valid(described["price"])).sort_by([("valid_from", "ascending"), ("landing_dt", "ascending")])
+    newest_from = dict(zip(newest["item_id"].to_pylist(), newest["valid_from"].to_pylist(), strict=True))
     before: dict[str, Price] = {}
-    for item, price, currency in zip(*(older[name].to_pylist() for name in ("item_id", "price", "currency")), strict=True):
-        before[item] = (price, currency)
+    for item, valid_from, price, currency in zip(*(described[name].to_pylist() for name in ("item_id", "valid_from", "price", "currency")), strict=True):
+        if valid_from < newest_from[item]:  # a description tells nothing about itself
+            before[item] = (price, currency)
     paid: dict[str, Price] = {}
     if "orders" in versions:
-        recent = [("dt", ">", day - RECENT), ("dt", "<=", day)]
         orders = lake.read("orders", ["item_id", "ordered_at", "price", "currency"], recent, versions["orders"]).sort_by("ordered_at")
         for item, price, currency in zip(*(orders[name].to_pylist() for name in ("item_id", "price", "currency")), strict=True):
             paid[item] = (price, currency)
@@ -197,8 +195,7 @@ def run_day(moment: date | None) -> dict[str, Any]:
     """
     started, settings = time.monotonic(), load_settings()
     versions = lake.versions(name for name in TABLES if lake.exists(name))
-    published = lake.open_table("products", versions["products"]).partitions() if "products" in versions else []
-    days = sorted(date.fromisoformat(str(one["dt"])) for one in published)
+    days = lake.days("products", versions["products"]) if "products" in versions else []
     day = moment or (days[-1] if days else None)
     if day is None or not days or day < days[0]:
         raise CommandFailed(
@@ -254,8 +251,4 @@ def main(moment: datetime | None, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EvershelfError as error:
-        click.echo(f"evershelf run labels: {error}", err=True)
-        sys.exit(error.exit_code)
+    main()

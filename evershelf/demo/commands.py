@@ -108,6 +108,7 @@ def _use(home: Path, shop: str, more: Mapping[str, str]) -> Settings:
         "EVERSHELF_HOME": str(home),
         "EVERSHELF_SHOP__ADAPTER": shop,
         "EVERSHELF_GATEWAY__SHIP_INTERVAL": "PT2S",
+        "EVERSHELF_LAKE__SPARK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1",  # drivers of seconds end before Java's best compiler has paid
         # A demo has minutes and tens of requests a second: fewer and larger canary stages than a shop would take.
         "EVERSHELF_PROMOTION__SHARES": "[0.25, 0.5]",
         "EVERSHELF_PROMOTION__MIN_REQUESTS": "300",  # the clicks on so many answers tell a bad ranking from chance

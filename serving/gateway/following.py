@@ -23,6 +23,7 @@ from evershelf.storage import Place
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway.answers import Arm, Hold
 from serving.gateway.ladder import Ladder
+from serving.gateway.looking import Lookout
 from serving.promotion.log import LiveState, PromotionLog
 from serving.stores.snapshot_store import SnapshotStore
 
@@ -118,8 +119,8 @@ class Follower:
         self._saved = True  # whether the state file has what it should
         self.problems: dict[str, str] = {}
         self.live = Live()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._next_look: Callable[[], None] = self._read_log  # the first one copies nothing: a start waits for it
+        self._lookout = Lookout("follower", self._look)
 
     @property
     def loaded(self) -> list[str]:
@@ -140,29 +141,19 @@ class Follower:
                 self.problems[_STATE_FILE] = f"cannot be read: {error}"
             else:
                 self.live = Live(log=remembered.log, hold=remembered.hold)
-        looked = threading.Event()
-        self._thread = threading.Thread(target=self._follow_forever, args=(poll, looked), name="follower", daemon=True)
-        self._thread.start()
-        looked.wait(_FIRST_LOOK)
+        self._lookout.start(poll, _FIRST_LOOK)
         with self._loading:
             self._load_missing(copy=False)
 
     def stop(self) -> None:
-        self._stopping.set()
-        if self._thread:
-            self._thread.join(timeout=1.0)  # it may hang in a dead file system; it is a daemon
+        self._lookout.stop()
 
-    def _follow_forever(self, poll: float, looked: threading.Event) -> None:
-        look: Callable[[], None] = self._read_log  # the first look copies nothing: a start waits for it
-        while True:
-            try:
-                look()
-            except Exception:
-                logger.exception("following the promotion log failed; what is live stays live")
-            looked.set()
-            look = self.follow
-            if self._stopping.wait(poll):
-                return
+    def _look(self) -> None:
+        try:
+            self._next_look()
+        except Exception:
+            logger.exception("following the promotion log failed; what is live stays live")
+        self._next_look = self.follow
 
     def follow(self, *, now: bool = False) -> None:
         """Read the log and do what it says. What is loaded already is swapped in before anything is copied.

@@ -13,6 +13,7 @@ from evershelf.overlay import Overlay
 from evershelf.storage import Place
 from serving.gateway.addition import Addition, added
 from serving.gateway.following import Loaded
+from serving.gateway.looking import Lookout
 from serving.gateway.question import RecentEvent
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,7 @@ class Overlays:
         self._newest: Overlay | None = None
         self._made: dict[str, Addition] = {}  # snapshot id -> what is added to it
         self.problems: dict[str, str] = {}
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lookout = Lookout("overlays", self._look)
 
     @property
     def newest(self) -> Overlay | None:
@@ -66,25 +66,19 @@ class Overlays:
         return msgspec.structs.replace(made, shoppers={user: known for user, known in made.shoppers.items() if not self._gone(user)})
 
     def start(self, poll: float) -> None:
-        self._thread = threading.Thread(target=self._follow_forever, args=(poll,), name="overlays", daemon=True)
-        self._thread.start()
+        self._lookout.start(poll)
 
     def stop(self) -> None:
-        self._stopping.set()
-        if self._thread:
-            self._thread.join(timeout=1.0)  # it may hang in a dead file system; it is a daemon
+        self._lookout.stop()
 
-    def _follow_forever(self, poll: float) -> None:
-        while True:
-            try:
-                self.follow()
-                self.problems.pop(_OVERLAY, None)
-            except Exception as error:  # whatever is wrong with overlays, snapshots answer without them
-                if _OVERLAY not in self.problems:
-                    logger.warning("overlays cannot be read; answers go by the one that is known until it expires, then without: %s", error)
-                self.problems[_OVERLAY] = str(error) if isinstance(error, OSError | EvershelfError) else f"{type(error).__name__}: {error}"
-            if self._stopping.wait(poll):
-                return
+    def _look(self) -> None:
+        try:
+            self.follow()
+            self.problems.pop(_OVERLAY, None)
+        except Exception as error:  # whatever is wrong with overlays, snapshots answer without them
+            if _OVERLAY not in self.problems:
+                logger.warning("overlays cannot be read; answers go by the one that is known until it expires, then without: %s", error)
+            self.problems[_OVERLAY] = str(error) if isinstance(error, OSError | EvershelfError) else f"{type(error).__name__}: {error}"
 
     def follow(self) -> None:
         """Read the newest overlay if it is another one, and work out what it adds to what is loaded. One that has expired is let go.

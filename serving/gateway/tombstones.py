@@ -10,6 +10,7 @@ import msgspec
 
 from evershelf import forgotten, storage
 from evershelf.forgotten import Forgotten
+from serving.gateway.looking import Lookout
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,7 @@ class Tombstones:
         self._listed: float | None = _NEVER  # when the list that was read last had changed
         self.known = Forgotten()
         self.problems: dict[str, str] = {}
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lookout = Lookout("tombstones", self._look)
 
     def start(self, poll: float) -> None:
         """Read the copy, then the shared list, which a start waits for only a moment; then go on reading it in the background."""
@@ -45,15 +45,10 @@ class Tombstones:
         except (OSError, msgspec.MsgspecError) as error:
             logger.error("%s cannot be read; only the shared list says who was forgotten: %s", self._copy, error)
             self.problems[_COPY] = f"cannot be read: {error}"
-        looked = threading.Event()
-        self._thread = threading.Thread(target=self._read_forever, args=(poll, looked), name="tombstones", daemon=True)
-        self._thread.start()
-        looked.wait(_FIRST_LOOK)
+        self._lookout.start(poll, _FIRST_LOOK)
 
     def stop(self) -> None:
-        self._stopping.set()
-        if self._thread:
-            self._thread.join(timeout=1.0)  # it may hang in a dead file system; it is a daemon
+        self._lookout.stop()
 
     def add(self, names: Iterable[str]) -> None:
         """Go by more tombstones from now on, and after a restart."""
@@ -79,15 +74,11 @@ class Tombstones:
         self.add(forgotten.read(patient=False))
         self._listed = changed if changed is None or now - changed > _SETTLED else _NEVER  # a storage's clock may be coarse: what follows at once looks alike
 
-    def _read_forever(self, poll: float, looked: threading.Event) -> None:
-        while True:
-            try:
-                self._read_if_changed()
-                self.problems.pop(_LIST, None)
-            except Exception as error:  # whatever is wrong with the list, those who are known to be forgotten stay so
-                if _LIST not in self.problems:
-                    logger.exception("the list of forgotten shoppers cannot be read; what was known of it stays")
-                self.problems[_LIST] = f"cannot be read: {error}"
-            looked.set()
-            if self._stopping.wait(poll):
-                return
+    def _look(self) -> None:
+        try:
+            self._read_if_changed()
+            self.problems.pop(_LIST, None)
+        except Exception as error:  # whatever is wrong with the list, those who are known to be forgotten stay so
+            if _LIST not in self.problems:
+                logger.exception("the list of forgotten shoppers cannot be read; what was known of it stays")
+            self.problems[_LIST] = f"cannot be read: {error}"

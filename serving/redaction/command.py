@@ -94,8 +94,4 @@ def main(as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EvershelfError as error:
-        click.echo(f"evershelf run redact: {error}", err=True)
-        sys.exit(error.exit_code)
+    main()

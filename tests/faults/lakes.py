@@ -79,9 +79,7 @@ def put(tree: Path, root: storage.Place) -> None:
     files = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.name.startswith(".")]
 
     def one(path: Path) -> None:
-        place = root
-        for name in path.relative_to(tree).parts:
-            place = place / name
+        place = root / path.relative_to(tree).as_posix()
         assert isinstance(place, storage.HdfsPath)
         place.write(path)
 

@@ -53,10 +53,6 @@ WRITTEN = ("events", "orders", "products")
 LINES = ("read ", "clean ", "write ", "commit ", "vacuum ")  # how the lines begin by which a command says its step
 PRODUCT = ("evershelf", "spark_jobs", "dags", "plugins", "requirements")
 LATEST_S = 1.5  # the longest moment between a step's begin and the fault
-SPARK_CONF = """\
-# A day of a few hundred rows is compiled for longer than it runs.
-spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +289,6 @@ def matrix(work: Path, shared: Path) -> Iterator[Matrix]:
     home, before = work / "home", dict(os.environ)
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
-    conf = work / "spark"
-    conf.mkdir(parents=True, exist_ok=True)
-    (conf / "spark-defaults.conf").write_text(SPARK_CONF)
     supervision.stop(home)  # of a run that was killed
     shutil.rmtree(home, ignore_errors=True)  # Airflow would go on with what it had begun
     ports = free_ports()
@@ -309,8 +302,8 @@ def matrix(work: Path, shared: Path) -> Iterator[Matrix]:
         EVERSHELF_PRIVACY__USER_KEY="the same pseudonyms everywhere",
         EVERSHELF_LAKE__SPARK_MASTER="local[1]",
         EVERSHELF_LAKE__SPARK_MEMORY="600m",
+        EVERSHELF_LAKE__SPARK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # a day of a few hundred rows is compiled for longer than it runs
         EVERSHELF_LAKE__TIME_TRAVEL="PT0S",  # maintenance has something to delete
-        SPARK_CONF_DIR=str(conf),
     )
     try:
         cases = Matrix(work, shared, supervision.start(load_settings(), ["hdfs"], ports, lambda line: None))

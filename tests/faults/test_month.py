@@ -20,12 +20,12 @@ import pyarrow as pa
 import pytest
 
 from evershelf import lake
-from evershelf.contracts import LAKE_TABLES
 from evershelf.settings import load_settings
 from evershelf.stack import supervision
 from evershelf.stack.airflow_api import AirflowApi
 from evershelf.stack.ports import free_ports
 from evershelf.stack.services import EVERSHELF
+from tests.faults.lakes import rows
 
 DAYS, SCHEDULED = 30, 14
 END = date(2026, 3, 31)  # the clocks change within the month
@@ -101,12 +101,7 @@ def test_month_by_the_scheduler_and_a_backfill_is_the_month_by_hand(shop: list[d
 
 def tables() -> dict[str, pa.Table]:
     """Return the lake's content, each table in the order of its key and without the code's version."""
-    found = {}
-    for name in ("events", "products", "orders", "quarantine", "reconciliation"):  # what lake_daily writes
-        table = LAKE_TABLES[name]
-        content = lake.read(name, columns=[column for column in table.columns if column != "code_version"])
-        found[name] = content.sort_by([(column, "ascending") for column in (*table.key, table.partition)]).combine_chunks()
-    return found
+    return {name: rows(lake.open_table(name), name) for name in ("events", "products", "orders", "quarantine", "reconciliation")}  # what lake_daily writes
 
 
 def kill_driver(day: date) -> None:

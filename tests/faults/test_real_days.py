@@ -5,7 +5,6 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -18,18 +17,9 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door
 from spark_jobs.judged_landings import JudgedLandings
 from spark_jobs.lake_daily import publish_days
-from spark_jobs.session import spark_session
 
 DATA = Path(os.environ.get("SHOP_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")) / "online_retail"
 DAYS, TWICE, SEED = 60, 0.3, 20261126
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = spark_session("tests")
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
 
 
 @pytest.mark.faults

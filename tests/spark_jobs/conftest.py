@@ -1,6 +1,6 @@
-"""One Spark session for all tests of the lake."""
+"""Publish a day in the session that all tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,6 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS
 from spark_jobs import lake_daily
 from spark_jobs.outcomes import DayReport
-from spark_jobs.session import spark_session
-
-
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    session = spark_session("tests")
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
 
 
 @pytest.fixture
