@@ -1,15 +1,14 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, timedelta
 from functools import partial
 
 import click
 import pyarrow as pa
-import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, QueryBuilder
 
 from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
@@ -92,28 +91,20 @@ def current_labels(version: int, as_of: date) -> date | None:
     return max((day for day in days("labels", version) if as_of - LABELS_HOLD < day <= as_of), default=None)
 
 
-def newest_products(columns: Iterable[str], version: int | None = None, until: date | None = None) -> pa.Table:
-    """Return the newest description of each item, sorted by `item_id`. Memory holds one day's descriptions besides, however many days there are.
+def newest_products(columns: Sequence[str], version: int, until: date | None = None) -> pa.Table:
+    """Return the newest description of each item by `valid_from`, sorted by `item_id`. Memory holds one description of each item, however many days there are.
 
     Args:
-        until: the last day to look at; default: the table's.
+        until: the last `dt` to look at; default: the table's.
     """
-    table, order = open_table("products", version), ["item_id", "valid_from", "landing_dt"]
-    wanted = list(dict.fromkeys([*columns, *order]))
-    found = pa.schema(table.schema().to_arrow()).empty_table().select(wanted)
-    for day in reversed(days("products", version)):
-        if until is None or day <= until:
-            rows = table.to_pyarrow_table(columns=wanted, filters=[("dt", "=", day)])
-            rows = rows.filter(pc.invert(pc.is_in(rows["item_id"], found["item_id"].combine_chunks())))
-            rows = rows.sort_by([(name, "ascending") for name in order]).combine_chunks()
-            found = pa.concat_tables([found, rows.filter(_last_of_each(rows["item_id"].combine_chunks()))])
-    return found.sort_by("item_id").combine_chunks()
-
-
-def _last_of_each(keys: pa.Array) -> pa.Array:
-    """Return [rows] bool: which rows of a table that is sorted by its keys are the last with theirs."""
-    following = pa.concat_arrays([keys[1:], pa.nulls(min(len(keys), 1), keys.type)])
-    return pc.or_kleene(pc.not_equal(keys, following), pc.is_null(following))
+    table = open_table("products", version)
+    newest = (f"first_value({name} ORDER BY valid_from DESC, dt DESC, landing_dt DESC) AS {name}" for name in columns if name != "item_id")
+    days = f"WHERE dt <= DATE '{until}'" if until else ""
+    found = (
+        QueryBuilder().register("products", table).execute(f"SELECT {', '.join(['item_id', *newest])} FROM products {days} GROUP BY item_id ORDER BY item_id")
+    )
+    schema = pa.schema(table.schema().to_arrow())
+    return pa.table(found.read_all()).select(columns).cast(pa.schema([schema.field(name) for name in columns])).combine_chunks()
 
 
 def said(about: Mapping[str, object], retries: int | None = None) -> CommitProperties:

@@ -1,4 +1,4 @@
-"""When the scheduled DAGs run, and what all of them have in common."""
+"""When the scheduled DAGs around lake_daily run, and what they have in common."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ def scheduled(hours: int, *, days: str = "* * *") -> dict[str, Any]:
     """Return the arguments of a DAG that runs by the shop's clock, one run at a time, with a deadline; what it missed it does not make up for.
 
     Args:
-        hours: after lake_daily's hour; negative: before it.
+        hours: after lake_daily's hour; negative: before it. Past midnight it is the same day's early hour.
         days: day of the month, month and day of the week, as in cron; default: every day.
     """
     settings = load_settings()

@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.setup/stamp
-wanted=$({ pwd; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum)
-[[ -x .venv/bin/evershelf && -f $stamp && $(<"$stamp") == "$wanted" ]] && exit 0
+wanted() { { pwd; java -version 2>&1 || true; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum; }
+[[ -x .venv/bin/evershelf && -f $stamp && $(<"$stamp") == "$(wanted)" ]] && exit 0
 mkdir -p .setup/bin
 exec 9>.setup/lock
 flock 9
@@ -52,5 +52,5 @@ step "Spark's classes"
 scripts/archive_spark.sh
 
 wait "$go_pid" || { tail -5 .setup/go.log >&2; echo "statsd_exporter did not build; metrics cannot be collected. The log is .setup/go.log." >&2; exit 1; }
-echo "$wanted" >"$stamp"
+wanted >"$stamp"
 step "Set up"

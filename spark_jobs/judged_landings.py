@@ -1,8 +1,8 @@
 """The landed rows of the days that a driver is at work on, each read and judged once.
 
 A row may repeat one that landed days before, so every landing day is looked at again for those around it. What was read stays with Spark, in memory and on its
-local disks, until its day is out of reach. It is known by the checksums of its files: before each day they are looked at, and one that was changed is read
-again.
+local disks, until its day is out of reach. It is known by the checksums of its files: before each day (`turn_to`), and before more is made of them, they are
+looked at, and a source that was changed is read again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -62,7 +62,7 @@ class JudgedLandings:
         return {name: checksum for day, source in sorted(landings) for name, checksum in self._kept_of(day, source).files.items()}
 
     def turn_to(self, day: date) -> None:
-        """Keep only what is within reach of a day, and as it landed: each file is looked at once, before its day or one around it is worked at."""
+        """Keep only what is within reach of a day, and as it landed; to be called before each day that is worked at."""
         reach = load_settings().lake.restated_days
         for key, kept in list(self._kept.items()):
             if abs((key[0] - day).days) > reach or kept.files != landing.fingerprints([key]):
@@ -79,10 +79,13 @@ class JudgedLandings:
         return self._kept[day, source]
 
     def _made(self, what: str, day: date, source: Source, make: Callable[[], Any]) -> Any:
-        made = self._kept_of(day, source.name).made
-        if what not in made:
-            made[what] = make()
-        return made[what]
+        kept = self._kept_of(day, source.name)
+        if what not in kept.made:
+            if kept.made and kept.files != landing.fingerprints([(day, source.name)]):  # it must be made of the same rows as the rest
+                self._let_go((day, source.name))
+                kept = self._kept_of(day, source.name)
+            kept.made[what] = make()
+        return kept.made[what]
 
     def _let_go(self, key: tuple[date, str]) -> None:
         for made in self._kept.pop(key).made.values():

@@ -56,7 +56,7 @@ def publish_days(landings: JudgedLandings, days: Iterable[date], *, partial: boo
 
 
 def publish_day(landings: JudgedLandings, day: date, *, partial: bool = False) -> DayReport:
-    """Do what `run_day` does for a caller that holds the lake, and has read some landings already."""
+    """Do what `run_day` does for a caller that holds the lake, and whose landings have turned to the day."""
     settings, started = load_settings(), time.monotonic()
     step(f"read {day}")
     create_tables(landings.spark)

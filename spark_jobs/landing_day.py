@@ -191,7 +191,9 @@ def prepared(
         about: dict[str, object] = {"code_version": code_version(), "landing_dt": day.isoformat(), "inputs": landings.inputs(wanted)}
         with staged(frames, {**dict.fromkeys(frames, rebuilt), "quarantine": [day]}, kept, outside.folder if outside else None) as written:
             _gate_rows(day, written, mine, found, settings)
-            yield Ready(mine=mine, later=counts, written=written, about=about)
+            # A later landing that has changed since must run again itself: what is known of it stays, or nobody would see that it has changed.
+            later = {key: one for key, one in counts.items() if key[0] == day or one.rows_in == history.rows[key]["rows_in"]}
+            yield Ready(mine=mine, later=later, written=written, about=about)
     finally:
         for family in families.values():
             family.close()

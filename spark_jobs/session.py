@@ -24,11 +24,13 @@ def spark_session(job: str) -> SparkSession:
     jars = sorted(JARS.glob("*.jar"))
     if not jars:
         raise CommandFailed(f"Spark's Delta jars are not in {JARS}. Nothing was read or written; run `make setup`.")
+    builder = SparkSession.builder
+    if options := _java_options(settings):
+        builder = builder.config("spark.driver.extraJavaOptions", options)
     return (
-        SparkSession.builder.appName(f"evershelf-{job}")
+        builder.appName(f"evershelf-{job}")
         .master(settings.lake.spark_master)
         .config("spark.driver.memory", settings.lake.spark_memory)
-        .config("spark.driver.extraJavaOptions", _java_options(settings))
         .config("spark.jars", ",".join(map(str, jars)))
         .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
         .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
@@ -48,4 +50,4 @@ def spark_session(job: str) -> SparkSession:
 
 def _java_options(settings: Settings) -> str:
     archive = f'"-XX:SharedArchiveFile={CLASSES}" -Xlog:cds=off -Xlog:cds+dynamic=off' if CLASSES.exists() else ""  # one that does not fit is left alone
-    return f"{archive} {settings.lake.spark_java_options}"
+    return f"{archive} {settings.lake.spark_java_options}".strip()

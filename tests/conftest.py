@@ -1,5 +1,6 @@
 """What every test shares: an installation of its own, in a temporary folder."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def spark() -> "Iterator[SparkSession]":
     """One Spark session for all tests that want it."""
     from spark_jobs.session import spark_session  # slow: only those who want it pay
 
+    logging.getLogger("py4j.clientserver").setLevel(logging.WARNING)  # it tells of its end when pytest listens no more
     session = spark_session("tests")
     session.sparkContext.setLogLevel("ERROR")
     yield session

@@ -74,15 +74,15 @@ def _right(guess: Value, truth: Value) -> bool:
 
 def read_catalogue(versions: Mapping[str, int], day: date) -> Catalogue:
     """Read the newest description of each item up to a day."""
-    newest = lake.newest_products(["item_id", "title", "category_path", "brand", "price", "currency"], versions["products"], day)
+    newest = lake.newest_products(["item_id", "title", "category_path", "brand", "price", "currency", "valid_from", "dt"], versions["products"], day)
     recent = [("dt", ">", day - RECENT), ("dt", "<=", day)]
-    described = lake.read("products", ["item_id", "valid_from", "landing_dt", "price", "currency"], recent, versions["products"])
-    described = described.filter(pc.is_valid(described["price"])).sort_by([("valid_from", "ascending"), ("landing_dt", "ascending")])
-    newest_from = dict(zip(newest["item_id"].to_pylist(), newest["valid_from"].to_pylist(), strict=True))
+    described = lake.read("products", ["item_id", "valid_from", "dt", "landing_dt", "price", "currency"], recent, versions["products"])
+    described = described.filter(pc.is_valid(described["price"])).sort_by([(name, "ascending") for name in ("valid_from", "dt", "landing_dt")])
+    newest_of = {row["item_id"]: (row["valid_from"], row["dt"]) for row in newest.select(["item_id", "valid_from", "dt"]).to_pylist()}
     before: dict[str, Price] = {}
-    for item, valid_from, price, currency in zip(*(described[name].to_pylist() for name in ("item_id", "valid_from", "price", "currency")), strict=True):
-        if valid_from < newest_from[item]:  # a description tells nothing about itself
-            before[item] = (price, currency)
+    for row in described.to_pylist():
+        if (row["valid_from"], row["dt"]) < newest_of[row["item_id"]]:  # a description tells nothing about itself
+            before[row["item_id"]] = (row["price"], row["currency"])
     paid: dict[str, Price] = {}
     if "orders" in versions:
         orders = lake.read("orders", ["item_id", "ordered_at", "price", "currency"], recent, versions["orders"]).sort_by("ordered_at")

@@ -12,25 +12,24 @@ class Lookout:
     """
 
     def __init__(self, name: str, look: Callable[[], None]) -> None:
-        self._look = look
+        self._name, self._look = name, look
         self._looked, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._look_forever, name=name, daemon=True)
-        self._pause = 0.0
+        self._thread: threading.Thread | None = None
 
     def start(self, pause: float, patience: float = 0.0) -> None:
         """Begin to look every `pause` seconds; return after the first look, or after `patience` seconds."""
-        self._pause = pause
+        self._thread = threading.Thread(target=self._look_forever, args=(pause,), name=self._name, daemon=True)
         self._thread.start()
         self._looked.wait(patience)
 
     def stop(self) -> None:
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join(timeout=1.0)
 
-    def _look_forever(self) -> None:
+    def _look_forever(self, pause: float) -> None:
         while True:
             self._look()
             self._looked.set()
-            if self._stopping.wait(self._pause):
+            if self._stopping.wait(pause):
                 return

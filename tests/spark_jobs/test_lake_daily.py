@@ -28,12 +28,13 @@ from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
 from evershelf.shops.simulator import simulate
 from evershelf.tables import replicas
-from spark_jobs import reconciliation
+from spark_jobs import delta, lake_daily, reconciliation
 from spark_jobs.dry_run import Rehearsal, rehearse_day
 from spark_jobs.judged_landings import JudgedLandings
+from spark_jobs.lake_daily import publish_days
 from spark_jobs.landed_rows import filled, judged_rows, read_rows
 from spark_jobs.outcomes import DayReport
-from spark_jobs.reconciliation import changed_days
+from spark_jobs.reconciliation import changed_days, due_days
 
 pytestmark = pytest.mark.slow
 
@@ -532,3 +533,35 @@ def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., Day
     assert (replicas(lake.open_table("events")), replicas(lake.open_table("orders"))) == (2, 1)
     files = {path.name for name in LAKE_TABLES for path in storage.at(lake.table_url(name)).iterdir()}
     assert not any(name.startswith(storage.ASIDE) for name in files)
+
+
+def test_what_lands_while_a_driver_works_is_neither_missed_nor_mixed_up(
+    run: Callable[..., DayReport], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ship(number: int, day: date) -> None:
+        land("gateway", day, [event(number, day, request_id="r", rung="live")], f"{number}.jsonl.gz")
+
+    def create_tables(spark: SparkSession) -> None:
+        """What a day begins with, after the days around it were looked at."""
+        if late:
+            ship(*late.pop())
+        delta.create_tables(spark)
+
+    late: list[tuple[int, date]] = []
+    monkeypatch.setattr(lake_daily, "create_tables", create_tables)
+    for number, day in enumerate((MONDAY, TUESDAY, WEDNESDAY)):
+        land_day(day, [event(number, day)])
+    ship(10, TUESDAY)
+    with lake.turn(), JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
+        work = publish_days(landings, [MONDAY, TUESDAY])
+        next(work)
+        ship(11, MONDAY)  # its rows are kept already
+        assert [report.day for report in work] == [MONDAY, TUESDAY]
+    ship(12, MONDAY)
+    late.append((13, TUESDAY))  # its rows are counted already
+    with lake.turn(), JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
+        assert [report.day for report in publish_days(landings, [WEDNESDAY])] == [MONDAY, WEDNESDAY]
+        assert late == []
+        assert [report.day for report in publish_days(landings, [WEDNESDAY])] == [TUESDAY, WEDNESDAY]
+        assert list(due_days(landings, [WEDNESDAY])) == [WEDNESDAY]
+    assert {row["event_id"] for row in lake.read("events").to_pylist()} == {"e0", "e1", "e2", "e10", "e11", "e12", "e13"}
