@@ -8,6 +8,15 @@ EvershelfError
 └── CommandFailed        a command or process that Evershelf started did not do its work
 """
 
+import re
+
+_NOT_FOR_PEOPLE = re.compile(r"^\s*at [\w.$/]+\(.*\)$|\x1b\[\d+m|↳", re.MULTILINE)  # the frames of a Java stack; colours and arrows
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what a library says in several lines, such as Delta of its storage."""
+    return " ".join(_NOT_FOR_PEOPLE.sub("", str(error)).split())
+
 
 class EvershelfError(Exception):
     """Base of every foreseeable mistake. The command line prints it without a stack trace and exits with `exit_code`."""

@@ -12,7 +12,7 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder
 
 from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
-from evershelf.errors import StorageError
+from evershelf.errors import StorageError, in_one_line
 from evershelf.settings import load_settings
 
 # Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
@@ -44,9 +44,8 @@ def exists(name: str) -> bool:
     try:
         return bool(DeltaTable.is_deltatable(url))
     except OSError as error:
-        why = " ".join(str(error).split())
         raise StorageError(
-            f"{url} cannot be looked at ({why}). Nothing was read, and what is live stays live. Look at its storage, then do it again."
+            f"{url} cannot be looked at ({in_one_line(error)}). Nothing was read, and what is live stays live. Look at its storage, then do it again."
         ) from None
 
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from evershelf.errors import StorageError
+from evershelf.errors import StorageError, in_one_line
 
 JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
@@ -19,6 +19,7 @@ JOBS = {
     "redact": "serving.redaction.command",
     "retention": "evershelf.retention",
 }
+_OF_STORAGE = re.compile(r"\bGeneric \w+ error")  # Delta's name for what is not of its own
 _IN_JAVA = re.compile(r"\b(?:java\.(?:io|net)|org\.apache\.hadoop(?:\.\w+)+)\.(\w+Exception): (.+)")
 
 
@@ -42,8 +43,8 @@ def run(job: str, arguments: tuple[str, ...]) -> None:
 def said_by_storage(error: Exception) -> str | None:
     """Return in one line what a file system said, which Delta and Spark pass on with a stack of their own; None when the error is of another kind."""
     text = str(error)
-    if isinstance(error, OSError) and text.startswith("Generic "):  # Delta's name for what is not of its own
-        return " ".join(re.sub(r"\x1b\[\d+m|↳", "", text).split())
+    if isinstance(error, OSError) and _OF_STORAGE.search(text):
+        return in_one_line(error)
     if type(error).__module__.startswith(("py4j.", "pyspark.")) and "org.apache.hadoop." in text and (said := _IN_JAVA.search(text)):
         return f"{said[1]}: {said[2][:300]}"
     return None

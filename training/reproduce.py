@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from evershelf import snapshot
 from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS
-from evershelf.errors import StorageError
+from evershelf.errors import StorageError, in_one_line
 from evershelf.models import finished_models, models_folder
 from evershelf.settings import Settings, TrainingSettings
 from evershelf.storage import ASIDE, Place, at
@@ -110,7 +110,7 @@ def replay(settings: Settings, original: Original) -> tuple[TrainingSettings, Sh
         tables = ", ".join(f"{table} {version}" for table, version in lineage["tables"].items())
         raise CannotReproduce(
             f"The lake does not have all that model {model_id} was trained on ({tables}) any more: a version was vacuumed, or a table was removed or made anew "
-            f"({' '.join(str(error).split())}). {ADVICE} Restore the lake's folder from a backup to reproduce it."
+            f"({in_one_line(error)}). {ADVICE} Restore the lake's folder from a backup to reproduce it."
         ) from None
 
 

@@ -20,6 +20,14 @@ Caused by: org.apache.hadoop.hdfs.protocol.DSQuotaExceededException: The DiskSpa
             OSError("Generic HdfsObjectStore error\n  \x1b[31m↳\x1b[0m Connection refused (os error 111)"),
             "Generic HdfsObjectStore error Connection refused (os error 111)",
         ),
+        (
+            OSError(
+                "Kernel error -> Generic HdfsObjectStore error\n  \x1b[31m↳\x1b[0m RPC error\n  \x1b[31m↳\x1b[0m hadoop.SafeModeException Zero blocks\n"
+                "Name node is in safe mode.\n\tat org.apache.hadoop.hdfs.server.namenode.FSNamesystem.of(FSNamesystem.java:1661)\n"
+                "\tat java.base/javax.security.auth.Subject.doAs(Subject.java:439)\n"
+            ),
+            "Kernel error -> Generic HdfsObjectStore error RPC error hadoop.SafeModeException Zero blocks Name node is in safe mode.",
+        ),
         (Py4JError("An error occurred\n: java.lang.NullPointerException\n\tat org.apache.spark.Some.thing(Some.scala:1)"), None),
         (FileNotFoundError(2, "No such file"), None),
         (ValueError("Generic nonsense"), None),
