@@ -81,8 +81,12 @@ def files(table: DeltaTable) -> set[str]:
 
 def days(name: str, version: int | None = None) -> list[date]:
     """Return the days of which a table has rows, in order."""
-    opened, partition = open_table(name, version), LAKE_TABLES[name].partition
-    return sorted(date.fromisoformat(str(one[partition])) for one in opened.partitions())
+    return days_of(open_table(name, version))
+
+
+def days_of(table: DeltaTable) -> list[date]:
+    """Return the days of an open table that is partitioned by day, in order."""
+    return sorted(date.fromisoformat(str(day)) for one in table.partitions() for day in one.values())
 
 
 def current_labels(version: int, as_of: date) -> date | None:
@@ -98,10 +102,9 @@ def newest_products(columns: Sequence[str], version: int, until: date | None = N
     """
     table = open_table("products", version)
     newest = (f"first_value({name} ORDER BY valid_from DESC, dt DESC, landing_dt DESC) AS {name}" for name in columns if name != "item_id")
-    days = f"WHERE dt <= DATE '{until}'" if until else ""
-    found = (
-        QueryBuilder().register("products", table).execute(f"SELECT {', '.join(['item_id', *newest])} FROM products {days} GROUP BY item_id ORDER BY item_id")
-    )
+    where = f"WHERE dt <= DATE '{until}'" if until else ""
+    statement = f"SELECT {', '.join(['item_id', *newest])} FROM products {where} GROUP BY item_id ORDER BY item_id"
+    found = QueryBuilder().register("products", table).execute(statement)
     schema = pa.schema(table.schema().to_arrow())
     return pa.table(found.read_all()).select(columns).cast(pa.schema([schema.field(name) for name in columns])).combine_chunks()
 

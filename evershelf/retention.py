@@ -43,7 +43,7 @@ def delete_old(today: date) -> dict[str, list[date]]:
 
 def _delete_days(table: Table, first: date) -> list[date]:
     opened = lake.open_table(table.name)
-    old = [day for day in lake.days(table.name) if day < first]
+    old = [day for day in lake.days_of(opened) if day < first]
     if old:
         about = {"code_version": code_version(), "retention": f"before {first}"}
         opened.delete(f"{table.partition} < '{first}'", commit_properties=lake.said(about))

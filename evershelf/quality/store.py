@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
+from evershelf import lake
 from evershelf.quality.drift import WINDOW, Drift, drift
 from evershelf.settings import load_settings
 
@@ -56,7 +57,7 @@ def newest_days(count: int) -> dict[date, DayQuality]:
     """Return what is known of the newest days that anything is known of, oldest first."""
     if not DeltaTable.is_deltatable(table_url()):
         return {}
-    days = sorted(date.fromisoformat(str(one["day"])) for one in DeltaTable(table_url()).partitions())[-count:]
+    days = lake.days_of(DeltaTable(table_url()))[-count:]
     return {day: found for day, found in read_days(days[0], days[-1]).items() if day in days} if days else {}
 
 
