@@ -27,7 +27,7 @@ check: setup
 	@$(python) scripts/check_locks.py
 
 bench: setup
-	@$(evershelf) bench all
+	@$(evershelf) bench all --json
 
 faults: setup
 	@$(python) -m tests.faults.matrix --shard $(SHARD) --json

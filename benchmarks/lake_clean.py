@@ -39,7 +39,7 @@ def bench(days: int = DAYS, rounds: int = ROUNDS, size: tuple[str, ...] = SIZE) 
         for number in range(rounds):
             lake = {"EVERSHELF_LAKE_URL": f"file://{aside}/lake-{number}"}
             measure = [sys.executable, "-m", "benchmarks.lake_clean", f"{days}", f"{aside}/bare-{number}"]
-            done = subprocess.run(measure, env=environment | lake, check=True, capture_output=True, text=True)
+            done = subprocess.run(measure, env=environment | lake, check=True, stdout=subprocess.PIPE, text=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     seconds = [(one["ours"], one["theirs"]) for one in found]
     report = paired(bench="lake_clean", peer="a bare Spark job: read, parse, write as Delta", unit="s", rounds=seconds, digits=1)

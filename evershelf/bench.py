@@ -15,12 +15,14 @@ SLOW = ("truth",)  # an hour, and no peer to print a ratio against
 
 @click.command()
 @click.argument("name", type=click.Choice([*BENCHES, *SLOW, "all"]))
-def bench(name: str) -> None:
-    """Run benchmark NAME, or all but truth, which takes an hour. Prints one JSON object per benchmark, from a checkout only."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per benchmark, each on a line.")
+def bench(name: str, as_json: bool) -> None:
+    """Run benchmark NAME, or all but truth, which takes an hour; from a checkout only."""
     sys.path.append(str(Path.cwd()))  # unlike `python -m`, an installed command does not look where it was called
     for one in BENCHES if name == "all" else (name,):
         try:
             measure = importlib.import_module(f"benchmarks.{one}").bench
         except ModuleNotFoundError as error:
             raise CommandFailed(f"{error.name} is not here. Nothing was measured; benchmarks run in a checkout, after `make setup`.") from None
-        click.echo(json.dumps(measure()))
+        found = measure()
+        click.echo(json.dumps(found) if as_json else "\n".join(f"{key:24}{value}" for key, value in found.items()))

@@ -1,8 +1,8 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import partial
 
@@ -118,6 +118,20 @@ def said(about: Mapping[str, object], retries: int | None = None) -> CommitPrope
     return CommitProperties(custom_metadata={"userMetadata": json.dumps(about, sort_keys=True)}, max_commit_retries=retries)
 
 
-def turn(say: Callable[[str], None] = _tell) -> AbstractContextManager[None]:
+@contextmanager
+def turn(say: Callable[[str], None] = _tell) -> Iterator[None]:
     """Hold the lake for one writer at a time; `say` is told once if another process holds it. Who holds it may ask again."""
-    return storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", lambda: say("Another run works on this lake; waiting for it to end."))
+    with storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", lambda: say("Another run works on this lake; waiting for it to end.")):
+        _free_logs()
+        yield
+
+
+def _free_logs() -> None:
+    """Remove what killed writers left half-written in the tables' logs. HDFS holds such a file open for its writer, and Delta would write the next commit into
+    a file of that very name, which is refused until HDFS has closed it.
+    """
+    for name in LAKE_TABLES:
+        log = storage.at(table_url(name)) / "_delta_log"
+        if isinstance(log, storage.HdfsPath):
+            for left in storage.glob(log, ".*.json.tmp.*"):
+                storage.remove(left)

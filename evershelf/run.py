@@ -43,7 +43,8 @@ def run(job: str, arguments: tuple[str, ...]) -> None:
 def said_by_storage(error: Exception) -> str | None:
     """Return in one line what a file system said, which Delta and Spark pass on with a stack of their own; None when the error is of another kind."""
     text = str(error)
-    if isinstance(error, OSError) and _OF_STORAGE.search(text):
+    of_delta = type(error).__name__ == "DeltaError"  # by name: only the jobs import Delta
+    if (isinstance(error, OSError) or of_delta) and _OF_STORAGE.search(text):
         return in_one_line(error)
     if type(error).__module__.startswith(("py4j.", "pyspark.")) and "org.apache.hadoop." in text and (said := _IN_JAVA.search(text)):
         return f"{said[1]}: {said[2][:300]}"

@@ -146,6 +146,10 @@ class TrainingSettings(Section):
     heads: Positive = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003
+    negatives: Annotated[int, Field(ge=0)] = 0  # items that a choice is compared with in a step, drawn anew; 0: with all
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the running average of the weights, which is what is kept: its share that stays per step
+    patience: Positive = 4  # epochs without a better one end the training
+    budget: timedelta | None = None  # the learning rate falls, and the training ends, by then; not set: by the number of epochs alone
     seed: int = 7
     validation_days: Positive = 2
     history_days: Positive = 90

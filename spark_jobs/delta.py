@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Schema
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 from pyspark.sql import DataFrame, SparkSession
 
@@ -130,7 +130,7 @@ class Staged:
                 partition_by=[partition],
                 commit_properties=lake.said({**about, "days": days}, retries=0),  # whoever was faster may have put in the same rows
             )
-        except DeltaError as error:
+        except CommitFailedError as error:
             raise CommandFailed(f"{self.table.name} was not changed, another writer was faster ({error}). The day is not published; run it again.") from error
 
 

@@ -41,8 +41,11 @@ class Neighbors:
         return self.columns[self.start[item] : min(self.start[item] + most, self.start[item + 1])]
 
 
-def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int) -> Neighbors:
+def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int, half_life: float = HALF_LIFE_DAYS) -> Neighbors:
     """Count which items one shopper chose before the split, weighted by age, and take cosines.
+
+    Args:
+        half_life: days after which a choice counts half; inf: all count the same.
 
     Source: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.
     """
@@ -52,7 +55,7 @@ def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int) -> Neighbo
     _, once = np.unique(pair, return_index=True)  # the newest interaction of each shopper with each item
     rows = newest_first[np.sort(once)]
     owner, item = shop.shopper[rows], numbers[shop.item[rows]].astype(np.int64)
-    weight = 0.5 ** ((shop.split - shop.time[rows]) / HALF_LIFE_DAYS)
+    weight = 0.5 ** ((shop.split - shop.time[rows]) / half_life)
     place = np.arange(len(rows)) - np.searchsorted(owner, owner)
     keep = (place < BASKET) & (item > 0)
     owner, item, weight = owner[keep], item[keep], weight[keep]

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import click
 import msgspec
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.table import Table
 
 from evershelf import lake
 from evershelf.models import finished_models, model_folder, models_folder, newest_blessed, read_evaluation
@@ -24,6 +27,7 @@ from training.errors import NotEnoughData, TrainingRunning
 from training.tracking import Run
 
 Say = Callable[[str], None]
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
 
 
 @click.command()
@@ -31,7 +35,7 @@ Say = Callable[[str], None]
 @click.option(
     "--reproduce", "original", metavar="ID", help="Train the model of this id, or of this snapshot, again from its lineage and compare; keeps nothing."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
+@AS_JSON
 def train(ranks: int | None, original: str | None, as_json: bool) -> None:
     """Train a model on the newest days of the lake, measure it, and bless or refuse it.
 
@@ -59,10 +63,15 @@ def train(ranks: int | None, original: str | None, as_json: bool) -> None:
     _print_figures(evaluation)
 
 
-@click.command()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def evaluate() -> None:
+    """Measure how good the answers are: of the shop in the lake, or of the same code on a file."""
+
+
+@evaluate.command("shop")
 @click.option("--model", "model_id", help="Default: the newest one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
-def evaluate(model_id: str | None, as_json: bool) -> None:
+@AS_JSON
+def evaluate_shop(model_id: str | None, as_json: bool) -> None:
     """Measure a model on the newest days of the lake, beside the popular list and item-kNN."""
     from training import blessing, data, evaluation
 
@@ -76,12 +85,32 @@ def evaluate(model_id: str | None, as_json: bool) -> None:
         )
     with at_hand(stored) as folder:
         found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
-    if as_json:
-        click.echo(
-            json.dumps({name: found[name] for name in ("metrics", "interval95", "baselines", "protocol", "users", "seconds")} | {"model_id": stored.name})
-        )
-    else:
-        _print_figures(found)
+    reported = {name: found[name] for name in ("metrics", "interval95", "baselines", "protocol", "users", "seconds")}
+    _report(reported | {"model_id": stored.name}, as_json)
+
+
+@evaluate.command("sequences")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--minutes", type=click.FloatRange(min=1), default=18.0, show_default=True, help="The training takes no longer; ranking takes some minutes more.")
+@AS_JSON
+def evaluate_sequences(file: Path, minutes: float, as_json: bool) -> None:
+    """Train on FILE and measure, leave-one-out. One line per shopper: its name, then the items that it chose, in order."""
+    from training import evaluate_sequences as sequences
+
+    settings = load_settings()
+    parameters = settings.training.model_copy(update=sequences.RECIPE | {"budget": timedelta(minutes=minutes)})
+    _report(sequences.evaluate(file, settings, parameters, Console(stderr=True, soft_wrap=True, highlight=False).print), as_json)
+
+
+@evaluate.command("interactions")
+@click.option("--train", "learned", required=True, type=click.Path(path_type=Path), help="Parquet: user, item, timestamp, behaviour.")
+@click.option("--test", "foretold", required=True, type=click.Path(path_type=Path), help="Parquet: user, item.")
+@AS_JSON
+def evaluate_interactions(learned: Path, foretold: Path, as_json: bool) -> None:
+    """Learn from one file of interactions and foretell the items in another one."""
+    from training import evaluate_interactions as interactions
+
+    _report(interactions.evaluate(learned, foretold, load_settings().training.seed, Console(stderr=True, soft_wrap=True, highlight=False).print), as_json)
 
 
 def train_model(settings: Settings, say: Say) -> str:
@@ -113,11 +142,18 @@ def train_model(settings: Settings, say: Say) -> str:
 
 
 def fit(
-    model_id: str, parameters: TrainingSettings, shop: Any, work: Path, say: Say, track: Callable[[dict[str, Any]], None] = lambda epoch: None
+    model_id: str,
+    parameters: TrainingSettings,
+    shop: Any,
+    work: Path,
+    say: Say,
+    track: Callable[[dict[str, Any]], None] = lambda epoch: None,
+    chooses: Any = None,
 ) -> tuple[Any, Any]:
     """Run the ranks to the end, which leaves the best weights in the folder `work`; return the vocabulary and the prepared examples.
 
     Args:
+        chooses: rows of the events that choose the epoch; default: a sample of those after the split.
         track: is given what the ranks tell of each epoch.
 
     Raises:
@@ -127,7 +163,9 @@ def fit(
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     words, features = vocabulary.build(shop)
-    prepared = examples.prepare(shop, words, features, parameters.seed)
+    if chooses is None:
+        chooses = examples.validation_rows(shop, selection=True, most=examples.SELECTION_EVENTS, seed=parameters.seed)
+    prepared = examples.prepare(shop, words, features, chooses)
     say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {parameters.ranks} ranks")
     prepared.save(work / loop.EXAMPLES)
     (work / loop.PARAMETERS).write_text(parameters.model_dump_json())
@@ -203,12 +241,27 @@ def _report_reproduction(found: dict[str, Any], as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
+def _report(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print_figures(found)
+
+
 def _print_figures(found: dict[str, Any]) -> None:
-    click.echo(found["protocol"])
+    table = Table(caption=found["protocol"], caption_justify="left")
+    table.add_column("")
+    for metric in found["metrics"]:
+        table.add_column(metric, justify="right")
     for name, figures in ({"model": found["metrics"]} | found["baselines"]).items():
-        click.echo(f"  {name:10}" + "  ".join(f"{metric} {value:.4f}" for metric, value in figures.items()))
-    low, high = found["interval95"]["NDCG@10"]
-    click.echo(f"  NDCG@10 of the model is between {low:.4f} and {high:.4f} (95 %), {found['events']} events of {found['users']} shoppers and visits")
+        table.add_row(name, *(f"{figures[metric]:.4f}" for metric in found["metrics"]))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for metric in ("NDCG@10", "HR@10"):
+        low, high = found["interval95"][metric]
+        click.echo(f"{metric} of the model is between {low:.4f} and {high:.4f} (95 %), {found['users']} shoppers")
+        for name, differences in found.get("better_by", {}).items():
+            difference, low, high = differences[metric]
+            click.echo(f"  {difference:+.4f} [{low:+.4f}, {high:+.4f}] compared with {name}")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 EvershelfError
 └── TrainingError
     ├── NotEnoughData      the lake is too small for the time split; nothing was trained
+    ├── UnusableData       a file to evaluate on is not there or not of the form that it must have; nothing was trained
     ├── TrainingRunning    the same training runs already in another process
     ├── RankLost           a Horovod rank ended early; the last epoch's checkpoint stays, the same command resumes from it
     ├── LossDiverged       the loss is not a number or grew; nothing was exported
@@ -18,6 +19,10 @@ class TrainingError(EvershelfError):
 
 
 class NotEnoughData(TrainingError):
+    pass
+
+
+class UnusableData(TrainingError):
     pass
 
 

@@ -5,7 +5,6 @@ are left out.
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +18,15 @@ from training import baselines, clicks, examples
 from training.baselines import Vectors
 from training.data import ACTIONS, Floats, Shop
 from training.examples import Sequences
-from training.vocabulary import Vocabulary
+from training.exported import BATCH, Exported
+from training.ranking import SHOWN, Ranks, intervals, ranks_of
 
 EVENTS = 4000  # a seeded sample of so many validation events is ranked
-BATCH = 256
-SHOWN = 10  # items of an answer
-RESAMPLES = 1000
-METRICS = ("HR@10", "NDCG@10", "Recall@20", "MRR")
 PROTOCOL = (
     "Time split: trained before {split}, measured from then to {until}. Each event of the measured shoppers that chooses another item than the event before is "
     "foretold from the history up to it (query words are not given) by ranking the whole catalogue, the item just before left out{masked}; sample of at most "
     "{events} events; one shopper in {share} chose the epoch and is not measured. 95 % intervals: bootstrap over shoppers."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranks:
-    """Where the chosen item came, 1 is best (inf: not at all), per event; and what was in the first ten."""
-
-    rank: npt.NDArray[np.float64]
-    shown: npt.NDArray[np.bool_]  # [items]
-
-    def gains(self) -> dict[str, npt.NDArray[np.float64]]:
-        return {
-            "HR@10": (self.rank <= 10).astype(np.float64),
-            "NDCG@10": np.where(self.rank <= 10, 1 / np.log2(1 + self.rank), 0.0),
-            "Recall@20": (self.rank <= 20).astype(np.float64),
-            "MRR": 1 / self.rank,
-        }
-
-    def figures(self, items: int) -> dict[str, float]:
-        return {name: round(float(gain.mean()), 5) for name, gain in self.gains().items()} | {"coverage@10": round(float(self.shown.sum()) / items, 4)}
-
-
-class Exported:
-    """A model folder, called through its SavedModel."""
-
-    def __init__(self, folder: Path) -> None:
-        import tensorflow as tf  # slow: only when a model is called
-
-        self.vocabulary = Vocabulary.load(folder / "vocabulary.json")
-        self.item_vectors: Vectors = np.load(folder / "item_vectors.npy")
-        self._signatures = tf.saved_model.load(str(folder / "saved_model")).signatures
-        self._tensor = tf.constant
-
-    def user_vectors(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
-        """Return [requests, width] from request inputs without candidates."""
-        return self._call("user_vector", inputs)
-
-    def next_actions(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
-        return self._call("next_action", inputs)
-
-    def item_categories(self) -> Vectors:
-        return self._call("item_category", {"items": np.arange(len(self.vocabulary.items), dtype=np.int32)})
-
-    def transaction_classes(self, item: npt.NDArray[np.int32], quantity: npt.NDArray[np.float64], price: npt.NDArray[np.float64]) -> Vectors:
-        return self._call("transaction_class", {"items": item, "quantity": quantity.astype(np.float32), "price": price.astype(np.float32)})
-
-    def scores(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
-        """Return the scores of the contract's signature."""
-        return self._call("serving_default", inputs)
-
-    def _call(self, signature: str, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
-        parts = []
-        for start in range(0, len(next(iter(inputs.values()))), BATCH):
-            (result,) = self._signatures[signature](**{name: self._tensor(array[start : start + BATCH]) for name, array in inputs.items()}).values()
-            parts.append(result.numpy())
-        return np.concatenate(parts)
 
 
 def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettings) -> dict[str, Any]:
@@ -109,14 +50,14 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
     near = neighbors.scores(history)
     knn_scores = near + 1e-6 * popular / max(popular.max(), 1e-9)
     ranks = {
-        "model": _ranks(np.where(hide, -np.inf, model_scores), target),
-        "popular": _ranks(np.where(hide, -np.inf, popular), target),
-        "item_knn": _ranks(np.where(hide, -np.inf, knn_scores), target),
+        "model": ranks_of(np.where(hide, -np.inf, model_scores), target),
+        "popular": ranks_of(np.where(hide, -np.inf, popular), target),
+        "item_knn": ranks_of(np.where(hide, -np.inf, knn_scores), target),
     }
     stored = _stored(exported, sequences, shop, neighbors, popular, mask_seen, candidates.per_user)
     retrieved = _retrieved(history, [stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], neighbors, stored[-1], candidates)
     rungs = {
-        "live": _ranks(np.where(hide, -np.inf, _blended(model_scores, near, retrieved)), target),
+        "live": ranks_of(np.where(hide, -np.inf, _blended(model_scores, near, retrieved)), target),
         "stored": _list_ranks([stored.get(int(owner), stored[-1]) for owner in shop.shopper[rows]], history[:, -1], target, count),
         "popular": _list_ranks([stored[-1]] * len(rows), history[:, -1], target, count),
     }
@@ -127,16 +68,15 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
     else:
         ndcg = {name: float(result.gains()["NDCG@10"].mean()) for name, result in rungs.items()}
         rung_quality = {"rung_quality": _shares(ndcg), "rung_quality_by": "next item"}
-    owners, interval = shop.shopper[rows], {}
-    for metric in METRICS:
-        interval[metric] = _bootstrap(ranks["model"].gains()[metric], owners, seed)
+    owners = shop.shopper[rows]
+    chosen = np.bincount(sequences.item[shop.time < shop.split], minlength=count)
     return {
-        "metrics": ranks["model"].figures(count - 1),
-        "interval95": interval,
-        "baselines": {name: ranks[name].figures(count - 1) for name in ("popular", "item_knn")},
+        "metrics": ranks["model"].figures(chosen),
+        "interval95": intervals(ranks["model"], owners, seed),
+        "baselines": {name: ranks[name].figures(chosen) for name in ("popular", "item_knn")},
         "segments": _segments(exported, sequences, shop, rows, inputs, ranks["model"], hide, target),
         "heads": _heads(exported, sequences, shop, numbers, examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed, choices=False)),
-        "rung_metrics": {name: result.figures(count - 1) for name, result in rungs.items()},
+        "rung_metrics": {name: result.figures(chosen) for name, result in rungs.items()},
         **rung_quality,
         "mask_seen": mask_seen,
         "protocol": PROTOCOL.format(
@@ -157,7 +97,9 @@ def _mask_helps(exported: Exported, sequences: Sequences, rows: npt.NDArray[np.i
     inputs = sequences.histories(rows)
     history, count = inputs["history_items"].astype(np.int32), len(exported.item_vectors)
     scores = exported.user_vectors(inputs) @ exported.item_vectors.T
-    masked, plain = (_ranks(np.where(_hidden(history, count, mask), -np.inf, scores), sequences.item[rows]).gains()["NDCG@10"].mean() for mask in (True, False))
+    masked, plain = (
+        ranks_of(np.where(_hidden(history, count, mask), -np.inf, scores), sequences.item[rows]).gains()["NDCG@10"].mean() for mask in (True, False)
+    )
     return bool(masked > plain)
 
 
@@ -169,22 +111,11 @@ def _hidden(history: npt.NDArray[np.int32], count: int, mask_seen: bool) -> npt.
     return hidden
 
 
-def _ranks(scores: npt.NDArray[np.floating[Any]], target: npt.NDArray[np.int32]) -> Ranks:
-    wanted = np.take_along_axis(scores, target[:, None].astype(np.int64), axis=1)
-    better = (scores > wanted).sum(axis=1)
-    same = (scores == wanted).sum(axis=1) - 1
-    rank = np.where(np.isfinite(wanted[:, 0]), 1 + better + same / 2, np.inf)  # ties: the middle of their places
-    shown = np.zeros(scores.shape[1], np.bool_)
-    top = np.argpartition(-scores, min(10, scores.shape[1] - 1), axis=1)[:, :10]
-    shown[top[np.isfinite(np.take_along_axis(scores, top, axis=1))]] = True
-    return Ranks(rank=rank, shown=shown)
-
-
 def _list_ranks(lists: list[npt.NDArray[np.int64]], last: npt.NDArray[np.int32], target: npt.NDArray[np.int32], count: int) -> Ranks:
-    rank, shown = np.full(len(target), np.inf), np.zeros(count, np.bool_)
+    rank, shown = np.full(len(target), np.inf), np.zeros(count, np.int64)
     for row, (items, current, wanted) in enumerate(zip(lists, last, target, strict=True)):
         answer = items[items != current]
-        shown[answer[:10]] = True
+        shown[answer[:SHOWN]] += 1
         found = np.flatnonzero(answer == wanted)
         if len(found):
             rank[row] = 1 + found[0]
@@ -341,7 +272,10 @@ def _segments(
     if searched.any():
         some = {name: array[searched] for name, array in inputs.items()} | {"query_words": sequences.query_words[shop.query[rows[searched]]]}
         scores = np.where(hide[searched], -np.inf, exported.user_vectors(some) @ exported.item_vectors.T)
-        segments["after_search_with_query"] = {"events": int(searched.sum()), "NDCG@10": _ranks(scores, target[searched]).figures(1)["NDCG@10"]}
+        segments["after_search_with_query"] = {
+            "events": int(searched.sum()),
+            "NDCG@10": round(float(ranks_of(scores, target[searched]).gains()["NDCG@10"].mean()), 5),
+        }
     return segments
 
 
@@ -377,12 +311,3 @@ def _accuracy(probabilities: Vectors, wanted: npt.NDArray[np.integer[Any]]) -> d
         "commonest": round(float(np.bincount(wanted).max() / len(wanted)), 5),
         "measured": len(wanted),
     }
-
-
-def _bootstrap(gain: npt.NDArray[np.float64], owners: npt.NDArray[np.int32], seed: int) -> list[float]:
-    """Return the 95 % interval of the mean gain, by resampling shoppers."""
-    _, owner = np.unique(owners, return_inverse=True)
-    total, events = np.bincount(owner, weights=gain), np.bincount(owner)
-    times = np.random.default_rng(seed).multinomial(len(total), np.full(len(total), 1 / len(total)), size=RESAMPLES)
-    means = (times @ total) / (times @ events)
-    return [round(float(edge), 5) for edge in np.quantile(means, (0.025, 0.975))]

@@ -151,9 +151,9 @@ class Examples:
         return {"sequences": self.sequences, "train": self.train, "selection": self.selection, "features": self.features}
 
 
-def prepare(shop: Shop, vocabulary: Vocabulary, features: ItemFeatures, seed: int) -> Examples:
+def prepare(shop: Shop, vocabulary: Vocabulary, features: ItemFeatures, chooses: npt.NDArray[np.int64]) -> Examples:
+    """Cut a shop into what the ranks read; the events `chooses`, which lie after the split, choose the epoch."""
     sequences = Sequences.of(shop, vocabulary, until=shop.split)
-    chooses = validation_rows(shop, selection=True, most=SELECTION_EVENTS, seed=seed)
     begin = np.maximum(chooses - HISTORY_LENGTH + 1, shop.first[shop.shopper[chooses]])
     orders, before = shop.orders, shop.orders.day < shop.split
     return Examples(

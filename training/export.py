@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from evershelf.contracts.model import HISTORY_LENGTH, MODEL_NAME, RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
 from training.data import ACTIONS, Shop
 from training.errors import ExportFailed
-from training.evaluation import BATCH, Exported
 from training.examples import Sequences
+from training.exported import BATCH, Exported
 from training.vocabulary import Vocabulary
 
 GOLDEN_REQUESTS = 8

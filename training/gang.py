@@ -32,7 +32,7 @@ def run(work: Path, ranks: int, report: Callable[[dict[str, Any]], None]) -> Non
     (work / FAILURE).unlink(missing_ok=True)
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", "HOROVOD_LOG_LEVEL": "error", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "training.gang", str(ranks), str(work)]
-    latest: deque[str] = deque(maxlen=30)
+    latest: deque[str] = deque(maxlen=30)  # of the ranks: after them comes a long trace of the launcher's own
     # a session of its own: one signal ends the launcher and, through it, every rank
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as launcher:
         assert launcher.stdout is not None
@@ -42,7 +42,7 @@ def run(work: Path, ranks: int, report: Callable[[dict[str, Any]], None]) -> Non
                 text = found.group(2) if found else line.rstrip()
                 if text.startswith('{"epoch"'):
                     report(json.loads(text))
-                else:
+                elif found:
                     latest.append(line.rstrip())
         finally:
             if launcher.poll() is None and not launcher.stdout.closed:

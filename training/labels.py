@@ -107,7 +107,7 @@ def by_rules(catalogue: Catalogue) -> list[Labeller]:
 
 def by_model(catalogue: Catalogue, model_id: str, min_accuracy: float) -> Labeller:
     """Ask a model's category head; items that it does not know get no guess."""
-    from training.evaluation import Exported  # TensorFlow
+    from training.exported import Exported  # TensorFlow
 
     with at_hand(model_folder(model_id)) as folder:
         exported = Exported(folder)
@@ -173,7 +173,7 @@ def label(catalogue: Catalogue, labellers: Sequence[Labeller], min_accuracy: flo
 
 def transaction_accuracy(model_id: str, versions: Mapping[str, int], day: date) -> dict[str, Any] | None:
     """Compare the class that the model foretells of a day's order lines with what became of them so far; None without orders."""
-    from training.evaluation import Exported  # TensorFlow
+    from training.exported import Exported  # TensorFlow
 
     rows = lake.read("orders", ["item_id", "quantity", "price", "transaction_class"], [("dt", "=", day)], versions["orders"])
     if not rows.num_rows:

@@ -1,8 +1,10 @@
 """One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
 
 Every rank sees its own share of every epoch; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on how the
-examples were dealt. Rank 0 writes a checkpoint after each epoch; a new start resumes from it. Kept are the weights of the epoch that foretells best what the
-shoppers did who are set aside for choosing it.
+examples were dealt. Rank 0 writes a checkpoint after each epoch; a new start resumes from it. Measured and kept is the running average of the weights, of the
+epoch that foretells best what the shoppers did who are set aside for choosing it.
+
+Source of the average: Polyak and Juditsky, SIAM J. Control Optim. 1992; Izmailov et al., UAI 2018.
 """
 
 import io
@@ -25,7 +27,6 @@ from training.examples import Batch, Examples
 EXAMPLES, PARAMETERS, CHECKPOINT, BEST, FAILURE = "examples.npz", "parameters.json", "checkpoint.npz", "best.npz", "failure.json"
 HEAD_WEIGHT = 0.2  # of each small head's loss beside the item loss
 DIVERGED = 2.0  # an epoch's loss above so many times that of guessing ends the training
-PATIENCE = 4  # epochs without a better one
 CLIP = 5.0  # global norm of the gradients
 
 
@@ -48,11 +49,11 @@ def train(work: Path) -> None:
     keras.utils.set_random_seed(settings.seed + hvd.rank())  # dropout differs from rank to rank; the first weights are rank 0's
     trainer = Trainer(settings, examples, hvd, tf, keras)
     trainer.resume(work)
-    while trainer.epoch < settings.epochs and trainer.epoch - 1 - trainer.best_epoch < PATIENCE:
+    while trainer.done < 1 and trainer.epoch - 1 - trainer.best_epoch < settings.patience:
         started = time.monotonic()
         loss = trainer.run_epoch()
         quality = trainer.select()
-        trainer.keep(work, quality)
+        trainer.keep(work, quality, time.monotonic() - started)
         if hvd.rank() == 0:
             figures = {"epoch": trainer.epoch, "epochs": settings.epochs, "loss": round(loss, 4), "selection_ndcg": round(quality, 4)}
             print(json.dumps(figures | {"seconds": round(time.monotonic() - started, 2)}), flush=True)
@@ -68,9 +69,13 @@ class Trainer:
         self.model = model = Ranker(shape_of(settings, examples), examples.features)
         self.optimizer = keras.optimizers.Adam(settings.learning_rate)
         self.optimizer.build(model.trainable_variables)
-        self.epoch, self.best_epoch, self.best = 0, -1, -1.0
+        self.averages = [keras.Variable(variable.value, trainable=False) for variable in model.trainable_variables]
+        self.steps = keras.Variable(0.0, trainable=False)
+        self.epoch, self.best_epoch, self.best, self.seconds, self.done = 0, -1, -1.0, 0.0, 0.0
         category = tf.constant(examples.features.category)
-        hidden = (1.0 - tf.constant(examples.features.seen)) * NEVER  # an id without history learns nothing, not even that it is never chosen
+        # added to the biases: an id without history learns nothing, not even that it is never chosen
+        seen_items = tf.constant(np.flatnonzero(examples.features.seen), tf.int32)
+        hidden = tf.pad((1.0 - tf.constant(examples.features.seen))[:, None] * NEVER, [[0, 0], [settings.width, 0]])
 
         def losses(batch: dict[str, Any], described: Any, orders: dict[str, Any]) -> tuple[list[Any], list[Any]]:
             content = model.content()
@@ -78,11 +83,11 @@ class Trainer:
             states = model.encode(vectors, batch["items"], batch["actions"], batch["since"], batch["until"], training=True)
             chosen = tf.where(batch["next_item"] > 0)
             users = model.user_vectors(tf.gather_nd(states, chosen), tf.gather_nd(batch["query_words"], chosen))
-            item_logits = tf.matmul(users, vectors, transpose_b=True) + hidden
+            following = tf.gather_nd(batch["next_item"], chosen)
             acting = tf.where(batch["next_action"] > 0)
             cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits
             sums = [
-                tf.reduce_sum(cross_entropy(tf.gather_nd(batch["next_item"], chosen), item_logits)),
+                tf.reduce_sum(_item_losses(tf, users, vectors + hidden, following, seen_items, settings.negatives)),
                 tf.reduce_sum(cross_entropy(tf.gather_nd(batch["next_action"], acting), model.action_head(tf.gather_nd(states, acting)))),
                 tf.reduce_sum(cross_entropy(tf.gather(category, described), model.category_logits(tf.gather(content, described), training=True))),
                 tf.reduce_sum(cross_entropy(orders["label"], model.class_logits(tf.gather(content, orders["item"]), orders["quantity"], orders["price"]))),
@@ -111,6 +116,10 @@ class Trainer:
             gradients = hvd.grouped_allreduce(gradients, op=hvd.Sum)
             gradients, _ = tf.clip_by_global_norm(gradients, CLIP)
             self.optimizer.apply(gradients, model.trainable_variables)
+            self.steps.assign_add(1.0)
+            kept = tf.minimum(settings.averaging, self.steps.value / (self.steps.value + 10.0))  # the first weights are soon forgotten
+            for average, variable in zip(self.averages, model.trainable_variables, strict=True):
+                average.assign(average.value + (1.0 - kept) * (variable.value - average.value))
             return tf.stack([sums[0], counts[0], loss])
 
         @tf.function(input_signature=[of_batch | answers])  # type: ignore[untyped-decorator]
@@ -128,7 +137,14 @@ class Trainer:
             gain = tf.where((rank <= 10) & (target > 0), np.log(2.0) / tf.math.log(1.0 + tf.cast(rank, tf.float64)), 0.0)
             return tf.stack([tf.reduce_sum(gain), tf.cast(tf.shape(last)[0], tf.float64)])
 
-        self._step, self._selection_step = step, selection_step
+        @tf.function  # type: ignore[untyped-decorator]
+        def exchange() -> None:
+            for average, variable in zip(self.averages, model.trainable_variables, strict=True):
+                latest = tf.identity(variable.value)
+                variable.assign(average.value)
+                average.assign(latest)
+
+        self._step, self._selection_step, self._exchange = step, selection_step, exchange
 
     def run_epoch(self) -> float:
         """Return the mean item loss over all ranks.
@@ -142,9 +158,8 @@ class Trainer:
         items = data.spread(len(examples.described), steps=len(batches), **who)
         orders = data.spread(len(examples.order_label), steps=len(batches), **who)
         total = np.zeros(3)
-        for step, (windows, described, lines) in enumerate(zip(batches, items, orders, strict=True)):
-            done = (epoch + step / len(batches)) / settings.epochs
-            self.optimizer.learning_rate.assign(settings.learning_rate * (1 - 0.95 * done))
+        self.optimizer.learning_rate.assign(settings.learning_rate * (1 - 0.95 * self.done))
+        for windows, described, lines in zip(batches, items, orders, strict=True):
             total += self._step(
                 _tensors(self.tf, examples.sequences.batch(examples.train, windows)),
                 self.tf.constant(examples.described[described], self.tf.int32),
@@ -170,8 +185,9 @@ class Trainer:
         return loss
 
     def select(self) -> float:
-        """Return NDCG@10 over all items, of the shoppers set aside for choosing the epoch."""
+        """Return NDCG@10 over all items, of the shoppers set aside for choosing the epoch, by the averaged weights."""
         examples, hvd = self.examples, self.hvd
+        self._exchange()
         mine = np.arange(len(examples.selection))[hvd.rank() :: hvd.size()]
         total = np.zeros(2)
         for chosen in np.array_split(mine, max(1, len(mine) // 256)):
@@ -181,36 +197,67 @@ class Trainer:
             last[np.arange(len(chosen)), examples.selection.end[chosen] - examples.selection.begin[chosen] - 1] = True
             answer = np.where(last, examples.sequences.item[examples.selection.target[chosen], None], 0).astype(np.int32)
             total += self._selection_step(tensors | {"last": self.tf.constant(last), "answer": self.tf.constant(answer)}).numpy()
+        self._exchange()
         summed = hvd.allreduce(self.tf.constant(total), op=hvd.Sum, name="selection").numpy()
         return float(summed[0] / max(summed[1], 1.0))
 
-    def keep(self, work: Path, quality: float) -> None:
-        """End an epoch: remember its weights when they are the best so far, and where to resume."""
+    def keep(self, work: Path, quality: float, seconds: float) -> None:
+        """End an epoch that took so long: remember its averaged weights when they are the best so far, and where to resume."""
+        self.epoch += 1
+        self._progress(self.seconds + seconds)
         better = quality > self.best
         if better:
-            self.best, self.best_epoch = quality, self.epoch
-        self.epoch += 1
+            self.best, self.best_epoch = quality, self.epoch - 1
         if self.hvd.rank() == 0:
             if better:
+                self._exchange()
                 replace(work / BEST, _packed({"epoch": np.array(self.epoch)}, self.model.variables))
-            state = {"next_epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best}
+                self._exchange()
+            state = {"next_epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best, "seconds": self.seconds}
             replace(work / CHECKPOINT, _packed({name: np.array(value) for name, value in state.items()}, self._variables()))
+
+    def _progress(self, seconds: float) -> None:
+        """Say how much is done, 0 to 1: of the epochs, or of the time if there is too little for them. Rank 0's clock counts for all."""
+        self.seconds = float(self.hvd.broadcast(self.tf.constant(seconds, self.tf.float64), root_rank=0, name="seconds").numpy())
+        budget = self.settings.budget
+        self.done = max(self.epoch / self.settings.epochs, self.seconds / budget.total_seconds() if budget else 0.0)
 
     def resume(self, work: Path) -> None:
         """Start all ranks from rank 0's weights: those of the checkpoint when there is one."""
-        state = np.array([0.0, -1.0, -1.0])
+        state = np.array([0.0, -1.0, -1.0, 0.0])
         if self.hvd.rank() == 0 and (work / CHECKPOINT).is_file():
             with np.load(work / CHECKPOINT) as file:
-                state = np.array([float(file[name]) for name in ("next_epoch", "best_epoch", "best")])
+                state = np.array([float(file[name]) for name in ("next_epoch", "best_epoch", "best", "seconds")])
                 for index, variable in enumerate(self._variables()):
                     variable.assign(file[f"v{index}"])
         for variable in self._variables():
             variable.assign(self.hvd.broadcast(variable.value, root_rank=0))
         state = self.hvd.broadcast(self.tf.constant(state, self.tf.float64), root_rank=0, name="state").numpy()
         self.epoch, self.best_epoch, self.best = int(state[0]), int(state[1]), float(state[2])
+        self._progress(float(state[3]))
 
     def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.optimizer.variables]
+        return [*self.model.variables, *self.optimizer.variables, *self.averages, self.steps]
+
+
+def _item_losses(tf: Any, users: Any, vectors: Any, following: Any, seen_items: Any, negatives: int) -> Any:
+    """Return [n] cross-entropy of the items that followed: over all items, or estimated from a sample of `negatives` of them, new in each step.
+
+    Each sampled item stands for as many as there are for each that was drawn, so that the sum in the softmax is right on average.
+
+    Args:
+        users: [n, width]; vectors: [items, width]; following: [n] item numbers; seen_items: [items with a history] numbers.
+
+    Source:
+        Jean et al., "On using very large target vocabulary for neural machine translation", ACL 2015, with uniform sampling.
+    """
+    if not negatives or negatives >= seen_items.shape[0]:
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(following, tf.matmul(users, vectors, transpose_b=True))
+    drawn = tf.gather(seen_items, tf.random.uniform([negatives], 0, seen_items.shape[0], tf.int32))
+    others = tf.matmul(users, tf.gather(vectors, drawn), transpose_b=True) + float(np.log(seen_items.shape[0] / negatives))
+    others = tf.where(drawn[None] == following[:, None], -np.inf, others)  # it is in the sum already
+    wanted = tf.reduce_sum(users * tf.gather(vectors, following), axis=1)
+    return tf.reduce_logsumexp(tf.concat([wanted[:, None], others], axis=1), axis=1) - wanted
 
 
 def shape_of(settings: TrainingSettings, examples: Examples) -> Any:

@@ -15,12 +15,12 @@ import tensorflow as tf
 
 from evershelf.contracts import TRANSACTION_CLASSES
 from evershelf.contracts.model import HISTORY_LENGTH
-from training.data import ACTIONS
+from training.data import ACTIONS, Ints
 from training.vocabulary import PRICE_BUCKETS, ItemFeatures
 
 AGE_BUCKETS = 20  # bucket b: about 2^b minutes
 MINUTES_A_DAY = 1440.0
-ID_DROPOUT = 0.1  # share of items whose id is hidden in a step: the rest of their features must do
+ID_DROPOUT = 0.1  # share of the described items whose id is hidden in a step: the rest of their features must do
 NEVER = -1e9  # logit of what may not be chosen
 
 
@@ -79,8 +79,10 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
     def __init__(self, shape: Shape, features: ItemFeatures) -> None:
         super().__init__()
         self.shape = shape
-        self.features = {name: tf.constant(array) for name, array in features.arrays().items() if array.ndim}
-        self.known_words = tf.cast(features.words > 0, tf.float32)
+        self.seen, self.brand, self.price = (tf.constant(array) for array in (features.seen, features.brand, features.price))
+        self.has_prices = bool(features.price.any())
+        self.id_dropout = tf.constant(ID_DROPOUT * ((features.words[:, 0] > 0) | (features.category > 0) | (features.brand > 0)), tf.float32)
+        self.words_of, self.categories_of = _mean_of(features.words, shape.words), _mean_of(features.categories, shape.categories)
         normal = keras.initializers.RandomNormal(stddev=0.05)
 
         def table(name: str, rows: int) -> Any:
@@ -113,20 +115,23 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
 
     def content(self) -> tf.Tensor:
         """Return [items, width]: what brand, price and title say of each item (its category is left out: the head that foretells it must not see it)."""
-        mentioned = tf.reduce_sum(tf.gather(self.word_table.value, self.features["words"]) * self.known_words[..., None], axis=1)
-        title = mentioned / tf.maximum(tf.reduce_sum(self.known_words, axis=1, keepdims=True), 1.0)
-        return title + tf.gather(self.brand_table.value, self.features["brand"]) + tf.gather(self.price_table.value, self.features["price"])
+        parts = []  # of what no item has, nothing is computed: it would be most of a step's work for a shop that knows only ids
+        if self.words_of.shape[1] > 1:
+            parts.append(tf.sparse.sparse_dense_matmul(self.words_of, self.word_table.value))
+        if self.brand_table.shape[0] > 1:
+            parts.append(tf.gather(self.brand_table.value, self.brand))
+        if self.has_prices:
+            parts.append(tf.gather(self.price_table.value, self.price))
+        return tf.add_n(parts) if parts else tf.zeros_like(self.id_table.value)
 
     def item_vectors(self, content: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Return [items, width + 1]."""
-        known = tf.cast(self.features["categories"] > 0, tf.float32)[..., None]
-        category = tf.reduce_sum(tf.gather(self.category_table.value, self.features["categories"]) * known, axis=1) / tf.maximum(
-            tf.reduce_sum(known, axis=1), 1.0
-        )
-        shown = self.features["seen"]
+        if self.categories_of.shape[1] > 1:
+            content += tf.sparse.sparse_dense_matmul(self.categories_of, self.category_table.value)
+        shown = self.seen
         if training:
-            shown *= tf.cast(tf.random.uniform(tf.shape(shown)) >= ID_DROPOUT, tf.float32)
-        return tf.concat([content + category + self.id_table.value * shown[:, None], self.bias.value[:, None]], axis=1)
+            shown *= tf.cast(tf.random.uniform(tf.shape(shown)) >= self.id_dropout, tf.float32)
+        return tf.concat([content + self.id_table.value * shown[:, None], self.bias.value[:, None]], axis=1)
 
     def encode(self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Return [batch, length, width]: the shopper's state after each event.
@@ -136,7 +141,8 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             items, actions: [batch, length] int32; item 0 is padding, seen by nobody but itself.
             since, until: [batch, length] float32, days since the event before and until the event (or request) after.
         """
-        x = tf.gather(vectors[:, :-1], items) * tf.cast(items > 0, tf.float32)[..., None]
+        # scaled, as in the source: else the item is a small part of what it is added to
+        x = tf.gather(vectors[:, :-1], items) * tf.cast(items > 0, tf.float32)[..., None] * self.shape.width**0.5
         x += tf.gather(self.action_table.value, actions) + tf.gather(self.since_table.value, _bucket(since)) + tf.gather(self.until_table.value, _bucket(until))
         x = self.dropout(x, training=training)
         place = tf.range(tf.shape(items)[1])
@@ -160,6 +166,13 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
         """Return [n, classes] of order lines: content vectors [n, width], pieces [n], price of one piece [n]."""
         numbers = tf.stack([tf.math.log1p(quantity), tf.math.log1p(price), tf.math.log1p(quantity * price)], axis=1)
         return self.class_head(self.class_hidden(tf.concat([tf.stop_gradient(content), numbers], axis=1)))
+
+
+def _mean_of(numbers: Ints, count: int) -> tf.SparseTensor:
+    """Return [rows, count] float32: a row's product with a table is the mean of the entries that it names, from [rows, most] numbers; 0 names nothing."""
+    row, place = np.nonzero(numbers)
+    share = 1.0 / (numbers > 0).sum(axis=1)[row]
+    return tf.SparseTensor(np.column_stack([row, numbers[row, place]]).astype(np.int64), share.astype(np.float32), (len(numbers), count))
 
 
 def _bucket(days: tf.Tensor) -> tf.Tensor:

@@ -125,7 +125,7 @@ def compare(original: Original, made: Path, found: dict[str, Any]) -> dict[str, 
         `same`; `same_vocabulary`; `largest_score_difference` on the original's golden requests and `largest_vector_difference` over all items, None where
         they cannot be compared; `metrics` and `code_version`, each {"then", "now"}.
     """
-    from training.evaluation import Exported
+    from training.exported import Exported
 
     same_vocabulary = _read(original.folder / "vocabulary.json") == _read(made / "vocabulary.json")
     scores = vectors = None

@@ -30,7 +30,8 @@ class Run:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             self._writer = EventFileWriter(str(self.folder))
-            self._add(hparams_pb({**settings.training.model_dump(mode="json"), **{name: str(value) for name, value in about.items()}}, trial_id=model_id), 0)
+            parameters = settings.training.model_dump(mode="json", exclude_none=True)
+            self._add(hparams_pb({**parameters, **{name: str(value) for name, value in about.items()}}, trial_id=model_id), 0)
 
     def epoch(self, epoch: Mapping[str, Any]) -> None:
         """Track what the ranks told of an epoch."""

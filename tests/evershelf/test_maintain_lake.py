@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import CommitProperties, write_deltalake
 
-from evershelf import lake, lineage
+from evershelf import lake, lineage, storage
 from evershelf.errors import CommandFailed
 from evershelf.maintain_lake import Maintained, maintain
 from evershelf.settings import load_settings
@@ -186,3 +186,12 @@ def test_hdfs_keeps_as_many_copies_as_the_table_s_setting_says(hdfs: str, monkey
     work()
     assert work().replicated == 0
     assert replicas(lake.open_table("events")) == copies
+
+
+def test_what_a_killed_writer_left_open_in_a_log_on_hdfs_is_gone_before_the_next_one_writes(hdfs: str) -> None:
+    rows = pa.table({"dt": pa.array([DAY], pa.date32()), "value": [1]})
+    write_deltalake(lake.table_url("events"), rows, partition_by=["dt"])
+    log = storage.at(lake.table_url("events")) / "_delta_log"
+    storage.replace(log / ".00000000000000000001.json.tmp.1", b"half a com")
+    with lake.turn():
+        assert [path.name for path in storage.glob(log, "*")] == ["00000000000000000000.json"]

@@ -1,6 +1,7 @@
 """What a file system says through Delta and Spark is told in one line; any other error keeps its stack trace."""
 
 import pytest
+from deltalake.exceptions import DeltaError
 from py4j.protocol import Py4JError  # type: ignore[import-untyped]  # ships no types
 
 from evershelf.run import said_by_storage
@@ -28,6 +29,11 @@ Caused by: org.apache.hadoop.hdfs.protocol.DSQuotaExceededException: The DiskSpa
             ),
             "Kernel error -> Generic HdfsObjectStore error RPC error hadoop.SafeModeException Zero blocks Name node is in safe mode.",
         ),
+        (
+            DeltaError("Failed to parse parquet: External: Generic HdfsObjectStore error: RPC error: DSQuotaExceededException The DiskSpace quota is exceeded"),
+            "Failed to parse parquet: External: Generic HdfsObjectStore error: RPC error: DSQuotaExceededException The DiskSpace quota is exceeded",
+        ),
+        (DeltaError("Invalid table version"), None),
         (Py4JError("An error occurred\n: java.lang.NullPointerException\n\tat org.apache.spark.Some.thing(Some.scala:1)"), None),
         (FileNotFoundError(2, "No such file"), None),
         (ValueError("Generic nonsense"), None),

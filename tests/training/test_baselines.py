@@ -15,21 +15,7 @@ def test_neighbors_of_a_ring_are_the_items_beside(shop_lake: Path) -> None:
     assert (near.similarity <= 1.0 + 1e-9).all()
 
 
-def test_ranks_are_full_catalogue_and_ties_share_their_places() -> None:
-    scores = np.array([[-np.inf, 3.0, 2.0, 2.0, 1.0]])
-    ranks = [evaluation._ranks(scores, np.array([item], np.int32)).rank[0] for item in range(5)]
-    assert ranks == [np.inf, 1.0, 2.5, 2.5, 4.0]
-
-
 def test_hidden_items_are_the_last_one_or_the_whole_history() -> None:
     history = np.array([[0, 2, 3]], np.int32)
     assert np.flatnonzero(evaluation._hidden(history, 5, mask_seen=False)[0]).tolist() == [0, 3]
     assert np.flatnonzero(evaluation._hidden(history, 5, mask_seen=True)[0]).tolist() == [0, 2, 3]
-
-
-def test_the_interval_resamples_shoppers_and_holds_the_mean() -> None:
-    random = np.random.default_rng(3)
-    gain, owners = random.random(400), np.repeat(np.arange(40, dtype=np.int32), 10)
-    low, high = evaluation._bootstrap(gain, owners, seed=1)
-    assert low < gain.mean() < high
-    assert high - low < 0.2

@@ -100,10 +100,14 @@ def test_guests_are_sequences_of_their_own_session() -> None:
     assert dict(zip(shop.shoppers, shop.known.tolist(), strict=True)) == {"a": True, "session:s-guest": False}
 
 
+def chooses(shop: data.Shop) -> Any:
+    return examples.validation_rows(shop, selection=True, most=1000, seed=1)
+
+
 def test_nothing_after_the_split_is_foretold_in_training() -> None:
     shop = shop_of({"a": [(0, "view", "i1", None), (1, "view", "i2", None), (TOMORROW, "view", "i3", None)]})
     words, features = vocabulary.build(shop)
-    prepared = examples.prepare(shop, words, features, seed=1)
+    prepared = examples.prepare(shop, words, features, chooses(shop))
     batch = prepared.sequences.batch(prepared.train, np.arange(len(prepared.train)))
     assert [words.items[item] for item in batch.next_item.ravel()] == ["i1", "i2"]
     assert features.seen[words.items.index("i3")] == 0
@@ -114,7 +118,7 @@ def test_a_batch_shows_what_was_known_before_each_event() -> None:
         {"a": [(0, "view", "i1", None), (60, "search", None, "lamp"), (60, "cart", "i2", None), (90, "view", "i3", None), (TOMORROW, "view", "i1", None)]}
     )
     words, features = vocabulary.build(shop)
-    prepared = examples.prepare(shop, words, features, seed=1)
+    prepared = examples.prepare(shop, words, features, chooses(shop))
     batch = prepared.sequences.batch(prepared.train, np.array([0]))
     assert [words.items[item] for item in batch.items[0]] == ["", "i1", "i2"]
     assert [words.actions[action] for action in batch.actions[0]] == ["", "view", "cart"]
@@ -131,7 +135,7 @@ def test_serving_and_training_see_the_same_history(shop_lake: Path) -> None:
 
     shop = data.read_shop(TrainingSettings(validation_days=1))
     words, features = vocabulary.build(shop)
-    prepared = examples.prepare(shop, words, features, seed=1)
+    prepared = examples.prepare(shop, words, features, chooses(shop))
     rows = prepared.selection.target
     batch = prepared.sequences.batch(prepared.selection, np.arange(len(rows)))
     served = prepared.sequences.histories(rows)
@@ -147,7 +151,7 @@ def test_serving_and_training_see_the_same_history(shop_lake: Path) -> None:
 
 def test_examples_come_back_from_their_file_as_they_were(shop_lake: Path, tmp_path: Path) -> None:
     shop = data.read_shop(TrainingSettings(validation_days=1))
-    prepared = examples.prepare(shop, *vocabulary.build(shop), seed=1)
+    prepared = examples.prepare(shop, *vocabulary.build(shop), chooses(shop))
     prepared.save(tmp_path / "examples.npz")
     again = examples.Examples.load(tmp_path / "examples.npz")
     assert (again.sequences.item == prepared.sequences.item).all()

@@ -85,7 +85,7 @@ def test_training_again_on_the_same_lake_reports_the_same_model(trained: Trained
 
 def test_evaluate_gives_the_agreed_report(trained: Trained) -> None:
     installation, outcome = trained
-    report = installation.run("evaluate", "--json").answer
+    report = installation.run("evaluate", "shop", "--json").answer
     assert {"metrics", "interval95", "baselines", "protocol", "users", "seconds"} <= set(report)
     assert report["metrics"] == pytest.approx(outcome.answer["metrics"])
     low, high = report["interval95"]["NDCG@10"]
