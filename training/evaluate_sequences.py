@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from evershelf.settings import Settings, TrainingSettings
 from evershelf.version import code_version
-from training import baselines, data, export, linear, loop, ranking
+from training import baselines, export, linear, loop, ranking
 from training.baselines import Neighbors
 from training.commands import Say, fit
 from training.examples import Sequences
@@ -79,7 +79,7 @@ def evaluate(path: Path, settings: Settings, parameters: TrainingSettings, say: 
     say(f"trained and exported after {time.monotonic() - started:.0f} s; learning the second source")
 
     sequences, count = Sequences.of(shop, words, until=np.inf), len(words.items)
-    choices = np.flatnonzero((shop.time < shop.split) & (data.next_different(shop) == np.arange(len(shop.item))))
+    choices = np.flatnonzero((shop.time < shop.split) & (sequences.following == np.arange(len(shop.item))))
     sources = Sources(
         exported=Exported(folder),
         second=linear.fit(shop.shopper[choices], sequences.item[choices], count),

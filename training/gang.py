@@ -32,7 +32,8 @@ def run(work: Path, ranks: int, report: Callable[[dict[str, Any]], None]) -> Non
     (work / FAILURE).unlink(missing_ok=True)
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", "HOROVOD_LOG_LEVEL": "error", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "training.gang", str(ranks), str(work)]
-    latest: deque[str] = deque(maxlen=30)  # of the ranks: after them comes a long trace of the launcher's own
+    latest: deque[str] = deque(maxlen=30)
+    launchers: deque[str] = deque(maxlen=30)  # a long trace that comes after the ranks' own; it tells something only when no rank did
     # a session of its own: one signal ends the launcher and, through it, every rank
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as launcher:
         assert launcher.stdout is not None
@@ -42,8 +43,8 @@ def run(work: Path, ranks: int, report: Callable[[dict[str, Any]], None]) -> Non
                 text = found.group(2) if found else line.rstrip()
                 if text.startswith('{"epoch"'):
                     report(json.loads(text))
-                elif found:
-                    latest.append(line.rstrip())
+                else:
+                    (latest if found else launchers).append(line.rstrip())
         finally:
             if launcher.poll() is None and not launcher.stdout.closed:
                 _end(launcher)
@@ -53,7 +54,7 @@ def run(work: Path, ranks: int, report: Callable[[dict[str, Any]], None]) -> Non
         raise LossDiverged(json.loads((work / FAILURE).read_text())["message"])
     raise RankLost(
         f"A training rank ended early (launcher's exit code {launcher.returncode}); the others were ended. Nothing was exported and what is live stays live. "
-        "Run the same command again: it resumes after the last finished epoch. Last lines:\n  " + "\n  ".join(latest)
+        "Run the same command again: it resumes after the last finished epoch. Last lines:\n  " + "\n  ".join(latest or launchers)
     )
 
 

@@ -34,7 +34,6 @@ class Interactions:
     shopper: Ints
     item: Ints
     behaviour: Ints  # 1 is the weakest that there is
-    time: npt.NDArray[np.float64]  # in the file's unit
 
     @property
     def target(self) -> int:
@@ -42,7 +41,7 @@ class Interactions:
         return int(self.behaviour.max())
 
     def without(self, rows: npt.NDArray[np.bool_]) -> "Interactions":
-        return Interactions(shopper=self.shopper[~rows], item=self.item[~rows], behaviour=self.behaviour[~rows], time=self.time[~rows])
+        return Interactions(shopper=self.shopper[~rows], item=self.item[~rows], behaviour=self.behaviour[~rows])
 
 
 def read_interactions(train: Path, test: Path) -> tuple[Interactions, Ints, Ints, list[str]]:
@@ -66,7 +65,7 @@ def read_interactions(train: Path, test: Path) -> tuple[Interactions, Ints, Ints
     shopper, item = codes(learned["user"], shopper_code), 1 + codes(learned["item"], item_code)
     behaviour, time = np.array([1 + present.index(STRENGTH[kind]) for kind in kinds], np.int32), np.asarray(learned["time"].cast(pa.float64()))
     order = np.lexsort((item, behaviour, time, shopper))
-    rows = Interactions(shopper=shopper[order], item=item[order], behaviour=behaviour[order], time=time[order])
+    rows = Interactions(shopper=shopper[order], item=item[order], behaviour=behaviour[order])
     return rows, codes(foretold["user"], shopper_code), 1 + codes(foretold["item"], item_code), ["", *items]
 
 
