@@ -9,7 +9,7 @@ import click
 
 from evershelf.errors import CommandFailed
 
-BENCHES = ("gateway_snapshot", "lake_clean", "nearline", "simulator")
+BENCHES = ("gateway_snapshot", "lake_clean", "local_ranker", "nearline", "simulator", "training_ranks", "training_step")
 SLOW = ("truth",)  # an hour, and no peer to print a ratio against
 
 

@@ -35,7 +35,7 @@ def finished_models() -> list[str]:
     folder = models_folder()
     if not folder.is_dir():
         return []
-    found = [child for child in folder.iterdir() if not child.name.startswith(ASIDE) and (child / "evaluation.json").is_file()]
+    found = [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(ASIDE) and (child / "evaluation.json").is_file()]
     return [child.name for child in sorted(found, key=lambda child: (child.name[:10], child.stat().st_mtime), reverse=True)]
 
 

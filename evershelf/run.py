@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from evershelf.errors import StorageError, in_one_line
+from evershelf.errors import CommandFailed, StorageError, in_one_line
+from evershelf.settings import load_settings
 
 JOBS = {
     "lake_daily": "spark_jobs.lake_daily",
@@ -32,6 +33,12 @@ def run(job: str, arguments: tuple[str, ...]) -> None:
     try:
         runpy.run_module(JOBS[job], run_name="__main__", alter_sys=True)
     except Exception as error:
+        if driver_is_lost(error):
+            raise CommandFailed(
+                f"{job}'s Spark driver ended in the middle of its work: it was killed, or ran out of memory (then it said OutOfMemoryError above). Nothing "
+                f"half-done is visible, and what is live stays live. Raise lake.spark_memory (now {load_settings().lake.spark_memory}) or run fewer days at a "
+                "time, then run it again."
+            ) from None
         if not (why := said_by_storage(error)):
             raise
         raise StorageError(
@@ -49,3 +56,13 @@ def said_by_storage(error: Exception) -> str | None:
     if type(error).__module__.startswith(("py4j.", "pyspark.")) and "org.apache.hadoop." in text and (said := _IN_JAVA.search(text)):
         return f"{said[1]}: {said[2][:300]}"
     return None
+
+
+def driver_is_lost(error: BaseException) -> bool:
+    """Say whether Spark's driver, which runs in a JVM of its own, no longer answers; what failed after that, in cleaning up, is in the error's context."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__context__
+    return any(type(one).__name__ == "Py4JNetworkError" for one in chain)

@@ -145,16 +145,22 @@ class TrainingSettings(Section):
     blocks: Positive = 1
     heads: Positive = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003  # for 32 sequences in a step over all ranks; it grows with the square root of their number
+    compression: Literal["none", "fp16"] = "none"  # of the gradients on their way between ranks: half of the traffic, a little noise
+    checkpoint_steps: Positive = 1000  # within an epoch; a training that was interrupted goes on from the last one
+    restarts: Annotated[int, Field(ge=0)] = 3  # of the ranks from the checkpoint when one is lost or hangs, without an epoch finished in between
+    hangs_after: timedelta = timedelta(minutes=5)  # without a step of any rank
     negatives: Annotated[int, Field(ge=0)] = 0  # items that a choice is compared with in a step, drawn anew; 0: with all
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the running average of the weights, which is what is kept: its share that stays per step
     patience: Positive = 4  # epochs without a better one end the training
     budget: timedelta | None = None  # the learning rate falls, and the training ends, by then; not set: by the number of epochs alone
+    text_encoder: Path | None = None  # folder of a BERT: config.json, model.safetensors, tokenizer.json; not set: the MiniLM that comes with us
     seed: int = 7
     validation_days: Positive = 2
     history_days: Positive = 90
     min_ndcg_over_popular: Annotated[float, Field(ge=0)] = 1.0  # blessed only at this multiple of the popular list's NDCG@10
-    max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval
+    max_like_popular: Share = 0.9  # and when no more than this share of what it shows is on the popular list too
+    max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval, in no slice shown to be
 
 
 class CandidateSettings(Section):

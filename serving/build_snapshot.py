@@ -22,7 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import tantivy
 
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
@@ -30,10 +29,10 @@ from evershelf.contracts.candidates import CANDIDATE_LISTS
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
+from evershelf.lexical import write_lexical
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
-from evershelf.text import words
 from evershelf.version import code_version
 from serving.promotion.log import PromotionLog
 from serving.stores import layout
@@ -41,8 +40,12 @@ from serving.stores.snapshot_store import SnapshotStore
 
 ADVICE = "No snapshot was built; what is live stays live."
 _MAP_SIZE = 1 << 38  # address space that LMDB may grow into, not disk
-_READERS_LOCK = ".tantivy-meta.lock"
-_INDEX_MEMORY = 128 << 20  # bytes the index writer may use
+_SEARCHED = {"title": "title", "brand": "brand", "category": "category_path", "description": "description"}  # field of the index -> column of products
+_LIMITS = [
+    "measured on what shoppers chose from what they were shown: of what was never shown it says little",
+    "an item or shopper without history is judged by title, brand, category and price, or by popularity, alone",
+    "ages, genders and other traits of people are not known to it, and were not looked at",
+]
 _NOT_REQUIRED = {"user_candidates", "query_candidates", "user_history", "item_candidates"}  # a young shop may have none of these yet
 
 Ints = npt.NDArray[np.int64]
@@ -95,10 +98,10 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         content.mkdir()
         with at_hand(candidates) as lists:
             _write_store(content / STORE, lists, products)
+        write_lexical(content / SEARCH, {field: products.table[column].to_pylist() for field, column in _SEARCHED.items()})
         with at_hand(model) as trained:
             vocabulary = _read_json(trained / "vocabulary.json")
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
-            _write_search(content / SEARCH, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
             for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
                 shutil.copyfile(trained / source, content / name)
@@ -285,28 +288,6 @@ def _write_items(path: Path, products: Products, vocabulary: dict[str, list[str]
                 writing.put(name, value, db=arrays)
 
 
-def _write_search(folder: Path, products: Products) -> None:
-    folder.mkdir()
-    builder = tantivy.SchemaBuilder()
-    for field in layout.SEARCH_FIELDS:
-        builder.add_text_field(field, stored=False, tokenizer_name="en_stem")
-    builder.add_unsigned_field(layout.SEARCH_NUMBER, stored=True)
-    index = tantivy.Index(builder.build(), path=str(folder))
-    writer = index.writer(_INDEX_MEMORY, 1)
-    texts = {"title": "title", "brand": "brand", "category": "category_path", "description": "description"}
-    columns = {field: products.table[column].to_pylist() for field, column in texts.items()}
-    for number in range(products.table.num_rows):
-        document = tantivy.Document()
-        document.add_unsigned(layout.SEARCH_NUMBER, number)
-        for field, values in columns.items():
-            if text := " ".join(words(values[number])):
-                document.add_text(field, text)
-        writer.add_document(document)
-    writer.commit()
-    writer.wait_merging_threads()
-    (folder / _READERS_LOCK).touch()  # opening the index makes this empty file; a snapshot must not change by being opened
-
-
 def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, Any]) -> dict[str, Any]:
     """Return what a person should know of the model before shoppers get it."""
     return {
@@ -314,8 +295,13 @@ def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, An
         "purpose": "order items for a shopper or a query; not for decisions about people",
         "trained_on": lineage["model"].get("tables", {}),
         "data_as_of": lineage["model"].get("data_as_of"),
+        "measured": evaluation.get("protocol"),
         "metrics": evaluation.get("metrics", {}),
+        "interval95": evaluation.get("interval95", {}),
         "baselines": evaluation.get("baselines", {}),
+        "heads": evaluation.get("heads", {}),
+        "fairness": {name: evaluation.get(name) for name in ("slices", "small_brands", "like_popular")},
+        "limits": _LIMITS,
         "blessed": evaluation.get("blessed"),
         "why": evaluation.get("why"),
         "code_version": code_version(),

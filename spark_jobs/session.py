@@ -37,6 +37,7 @@ def spark_session(job: str) -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "4")  # the tables of one day are small; adaptive execution splits what is not
         .config("spark.sql.inMemoryColumnarStorage.compressed", "false")  # to try every encoding on every column takes about as long as to parse the rows
+        .config("spark.serializer.objectStreamReset", "1")  # else a reader of what was put on disk holds the last 100 batches of 10,000 rows in memory
         .config("spark.databricks.delta.snapshotPartitions", "2")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")  # what Delta's protocol asks of its files
         .config("spark.hadoop.dfs.replication", settings.hdfs.replication)

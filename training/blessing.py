@@ -1,6 +1,4 @@
-"""Whether a model may be served: good enough by itself, and no worse than the last one that was."""
-
-from typing import Any
+"""Whether a model may be served: good enough by itself, not a popular list in disguise, and no worse than the last one that was, in no part of the shop."""
 
 import msgspec
 
@@ -8,41 +6,68 @@ from evershelf.models import model_folder
 from evershelf.settings import CandidateSettings, TrainingSettings
 from evershelf.storage import Place, at_hand
 from training.data import Shop
-from training.evaluation import evaluate
+from training.evaluation import Measured, evaluate
+from training.ranking import bootstrap
 
 METRIC = "NDCG@10"
+FEWEST = 100  # events of a slice that is compared
 
 
-def bless(evaluation: dict[str, Any], stable: dict[str, Any] | str, settings: TrainingSettings) -> tuple[bool, list[str]]:
+def bless(new: Measured, stable: Measured | str, settings: TrainingSettings, stable_id: str = "") -> tuple[bool, list[str]]:
     """Return whether the model is blessed, and every reason in words.
 
     Args:
-        evaluation: of the new model.
-        stable: evaluation of the last blessed model on the same events, or why there is none to compare with.
+        stable: the last blessed model on the same events, or why there is none to compare with.
+        stable_id: its name.
     """
-    reasons, passes = [], True
-    if not evaluation["events"]:
+    if not new.report["events"]:
         return False, ["refused: the validation days have no event to measure on"]
-    ours, popular = evaluation["metrics"][METRIC], evaluation["baselines"]["popular"][METRIC]
-    wanted = settings.min_ndcg_over_popular * popular
-    passes &= ours > wanted
-    reasons.append(
-        f"{METRIC} {ours:.4f} is {'above' if ours > wanted else 'NOT above'} {settings.min_ndcg_over_popular:g} times the popular list's {popular:.4f}"
-    )
+    verdicts = [_above_popular(new, settings), _not_only_popular(new, settings)]
     if isinstance(stable, str):
-        reasons.append(f"not compared with a blessed model: {stable}")
+        verdicts.append((True, f"not compared with a blessed model: {stable}"))
     else:
-        theirs = stable["metrics"][METRIC]
-        floor = theirs * (1 - settings.max_loss_to_stable)
-        passes &= ours >= floor
-        share = f"{settings.max_loss_to_stable:.0%}"
-        reasons.append(
-            f"{METRIC} {ours:.4f} is {'no more than' if ours >= floor else 'MORE than'} {share} below {theirs:.4f} of {stable['model_id']} on the same events"
-        )
-    return passes, reasons
+        verdicts += [_overall(new, stable, settings, stable_id), *_by_slice(new, stable, settings, stable_id)]
+    return all(passes for passes, _ in verdicts), [reason for _, reason in verdicts]
 
 
-def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> dict[str, Any] | str:
+def _above_popular(new: Measured, settings: TrainingSettings) -> tuple[bool, str]:
+    ours, popular = new.report["metrics"][METRIC], new.report["baselines"]["popular"][METRIC]
+    passes = ours > settings.min_ndcg_over_popular * popular
+    return passes, f"{METRIC} {ours:.4f} is {'above' if passes else 'NOT above'} {settings.min_ndcg_over_popular:g} times the popular list's {popular:.4f}"
+
+
+def _not_only_popular(new: Measured, settings: TrainingSettings) -> tuple[bool, str]:
+    share = new.report["like_popular"]
+    passes = share <= settings.max_like_popular
+    what = f"{share:.0%} of what it shows is on the popular list too"
+    return passes, what if passes else f"COLLAPSED to popularity: {what}, more than {settings.max_like_popular:.0%}"
+
+
+def _overall(new: Measured, stable: Measured, settings: TrainingSettings, stable_id: str) -> tuple[bool, str]:
+    ours, theirs = new.report["metrics"][METRIC], stable.report["metrics"][METRIC]
+    passes = ours >= theirs * (1 - settings.max_loss_to_stable)
+    low, high = bootstrap(new.gain - stable.gain, new.owners, settings.seed)
+    return passes, (
+        f"{METRIC} {ours:.4f} is {'no more than' if passes else 'MORE than'} {settings.max_loss_to_stable:.0%} below {theirs:.4f} of {stable_id} on the same "
+        f"events (difference {low:+.4f} to {high:+.4f}, 95 %)"
+    )
+
+
+def _by_slice(new: Measured, stable: Measured, settings: TrainingSettings, stable_id: str) -> list[tuple[bool, str]]:
+    """A slice stops a model only when it is shown to be worse there: with few events, the difference alone says little."""
+    verdicts, share = [], f"{settings.max_loss_to_stable:.0%}"
+    for name, part in new.slices.items():
+        if part.sum() < FEWEST:
+            continue
+        margin = settings.max_loss_to_stable * float(stable.gain[part].mean())
+        low, high = bootstrap((new.gain - stable.gain)[part], new.owners[part], settings.seed)
+        if high < -margin:
+            verdicts.append((False, f"slice {name} ({int(part.sum())} events): {METRIC} is MORE than {share} below {stable_id} ({low:+.4f} to {high:+.4f})"))
+    compared = sum(int(part.sum()) >= FEWEST for part in new.slices.values())
+    return verdicts or [(True, f"in none of {compared} slices shown to be more than {share} below {stable_id}")]
+
+
+def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> Measured | str:
     """Measure the last blessed model on the new model's events, or say why that cannot be compared."""
     if model_id is None:
         return "there is none yet"
@@ -51,7 +76,7 @@ def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, c
     if trained_until > shop.split:
         return f"{model_id} has learned from the days that would measure it"
     with at_hand(stored) as folder:
-        return evaluate(folder, shop, seed=settings.seed, candidates=candidates) | {"model_id": model_id}
+        return evaluate(folder, shop, seed=settings.seed, candidates=candidates)
 
 
 def trained_before(folder: Place) -> float:

@@ -5,7 +5,7 @@ EvershelfError
     ├── NotEnoughData      the lake is too small for the time split; nothing was trained
     ├── UnusableData       a file to evaluate on is not there or not of the form that it must have; nothing was trained
     ├── TrainingRunning    the same training runs already in another process
-    ├── RankLost           a Horovod rank ended early; the last epoch's checkpoint stays, the same command resumes from it
+    ├── RankLost           Horovod ranks ended early again and again; the last checkpoint stays, the same command resumes from it
     ├── LossDiverged       the loss is not a number or grew; nothing was exported
     ├── ExportFailed       the exported rankers disagree; nothing was exported
     └── CannotReproduce    a model's lineage cannot be replayed here; nothing was trained

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from evershelf.contracts.model import HISTORY_LENGTH
-from training import linear, ranking
-from training.commands import Say
+from evershelf.progress import Say
+from training import linear, ranking, slices
 from training.data import Ints
 from training.interaction_files import Interactions, read_interactions
 from training.ranking import Ranks
@@ -87,6 +87,7 @@ def evaluate(train: Path, test: Path, seed: int, say: Say) -> dict[str, Any]:
         "interval95": ranking.intervals(ours, owners, seed),
         "baselines": {name: ranks.figures(popular) for name, ranks in found.items()},
         "better_by": ranking.paired(ours, found, owners, seed),
+        "slices": slices.means(ours.gains()["NDCG@10"], slices.of_events(_lengths(learned, owners), targets, np.bincount(learned.item, minlength=count))),
         "validation": {str(choice): value for choice, value in validated.items()},
         "protocol": PROTOCOL.format(rows=len(targets), users=len(np.unique(owners)), items=count - 1, shoppers=len(validation_owners), chosen=chosen),
         "users": len(np.unique(owners)),
@@ -120,6 +121,11 @@ def _histories(learned: Interactions, who: npt.NDArray[np.int64]) -> Ints:
     begin = np.maximum(np.searchsorted(learned.shopper, who), end - HISTORY_LENGTH)
     back = end[:, None] - np.arange(HISTORY_LENGTH, 0, -1)[None]
     return np.where(back >= begin[:, None], learned.item[np.maximum(back, 0)], 0).astype(np.int32)
+
+
+def _lengths(learned: Interactions, who: Ints) -> Ints:
+    """Return [shoppers] how many interactions each has."""
+    return np.bincount(learned.shopper, minlength=int(who.max()) + 1)[who].astype(np.int32)
 
 
 def _popularity(learned: Interactions, count: int) -> npt.NDArray[np.float32]:

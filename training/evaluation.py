@@ -5,6 +5,7 @@ are left out.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy.typing as npt
 from evershelf.contracts.candidates import FUSION, NEAR_WEIGHT, RECENT
 from evershelf.contracts.model import RANKED_CANDIDATES
 from evershelf.settings import CandidateSettings
-from training import baselines, clicks, examples
+from training import baselines, clicks, examples, slices
 from training.baselines import Vectors
-from training.data import ACTIONS, Floats, Shop
+from training.data import ACTIONS, Bools, Floats, Ints, Shop
 from training.examples import Sequences
 from training.exported import BATCH, Exported
 from training.ranking import SHOWN, Ranks, intervals, ranks_of
@@ -29,8 +30,22 @@ PROTOCOL = (
 )
 
 
-def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettings) -> dict[str, Any]:
-    """Return everything that is measured of a model on the shop's time split: metrics, intervals, baselines, heads, quality per rung."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A model on the shop's time split.
+
+    report: metrics, intervals, baselines, slices, heads, quality per rung. gain: [events] NDCG@10 of each measured event. owners: [events] its shopper.
+    slices: which events belong to each.
+    """
+
+    report: dict[str, Any]
+    gain: Floats
+    owners: Ints
+    slices: dict[str, Bools]
+
+
+def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettings) -> Measured:
+    """Measure a model folder."""
     started = time.monotonic()
     exported = Exported(folder)
     count = len(exported.vocabulary.items)
@@ -70,11 +85,15 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
         rung_quality = {"rung_quality": _shares(ndcg), "rung_quality_by": "next item"}
     owners = shop.shopper[rows]
     chosen = np.bincount(sequences.item[shop.time < shop.split], minlength=count)
-    return {
+    parts = slices.of_shop(shop, rows, history, target, chosen)
+    gain = ranks["model"].gains()["NDCG@10"]
+    report = {
         "metrics": ranks["model"].figures(chosen),
         "interval95": intervals(ranks["model"], owners, seed),
         "baselines": {name: ranks[name].figures(chosen) for name in ("popular", "item_knn")},
-        "segments": _segments(exported, sequences, shop, rows, inputs, ranks["model"], hide, target),
+        "like_popular": _like(ranks["model"], ranks["popular"]),
+        "slices": slices.means(gain, parts) | _after_search_with_query(exported, sequences, shop, rows, inputs, hide, target),
+        "small_brands": slices.small_brands(_brands(shop, numbers, count), ranks["model"].shown, chosen),
         "heads": _heads(exported, sequences, shop, numbers, examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed, choices=False)),
         "rung_metrics": {name: result.figures(chosen) for name, result in rungs.items()},
         **rung_quality,
@@ -90,6 +109,20 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
         "users": len(np.unique(owners)),
         "seconds": round(time.monotonic() - started, 2),
     }
+    return Measured(report=report, gain=gain, owners=owners, slices=parts)
+
+
+def _like(ranks: Ranks, popular: Ranks) -> float:
+    """Return the share of what was shown that the popular list shows as well."""
+    return round(float(ranks.shown[popular.shown > 0].sum() / max(ranks.shown.sum(), 1)), 4)
+
+
+def _brands(shop: Shop, numbers: Ints, count: int) -> list[str]:
+    brands = [""] * count
+    for number, brand in zip(numbers, shop.products.brand, strict=True):
+        if number:
+            brands[number] = brand
+    return brands
 
 
 def _mask_helps(exported: Exported, sequences: Sequences, rows: npt.NDArray[np.int64]) -> bool:
@@ -247,36 +280,23 @@ def _shares(worth: dict[str, float]) -> dict[str, float]:
     return {"live": 1.0, "local_model": 1.0, "stored": share["stored"], "snapshot": share["stored"], "popular": share["popular"]}
 
 
-def _segments(
+def _after_search_with_query(
     exported: Exported,
     sequences: Sequences,
     shop: Shop,
     rows: npt.NDArray[np.int64],
     inputs: dict[str, npt.NDArray[np.generic]],
-    ranks: Ranks,
     hide: npt.NDArray[np.bool_],
     target: npt.NDArray[np.int32],
 ) -> dict[str, dict[str, float]]:
-    """Return figures for parts of the events; `after_search_with_query` gives the model the words that were searched for."""
-    gain = ranks.gains()["NDCG@10"]
-    seen = np.isin(target, np.unique(sequences.item[shop.time < shop.split]))
-    parts = {
-        "known": shop.known[shop.shopper[rows]],
-        "guest": ~shop.known[shop.shopper[rows]],
-        "no_history": inputs["history_items"][:, -1] == 0,
-        "new_item": ~seen,
-        "after_search": shop.query[rows] > 0,
-    }
-    segments = {name: {"events": int(chosen.sum()), "NDCG@10": round(float(gain[chosen].mean()), 5)} for name, chosen in parts.items() if chosen.any()}
-    searched = parts["after_search"]
-    if searched.any():
-        some = {name: array[searched] for name, array in inputs.items()} | {"query_words": sequences.query_words[shop.query[rows[searched]]]}
-        scores = np.where(hide[searched], -np.inf, exported.user_vectors(some) @ exported.item_vectors.T)
-        segments["after_search_with_query"] = {
-            "events": int(searched.sum()),
-            "NDCG@10": round(float(ranks_of(scores, target[searched]).gains()["NDCG@10"].mean()), 5),
-        }
-    return segments
+    """Return the figures of the choices after a search when the model is told the words that were searched for; nothing when there are none."""
+    searched = shop.query[rows] > 0
+    if not searched.any():
+        return {}
+    some = {name: array[searched] for name, array in inputs.items()} | {"query_words": sequences.query_words[shop.query[rows[searched]]]}
+    scores = np.where(hide[searched], -np.inf, exported.user_vectors(some) @ exported.item_vectors.T)
+    gain = float(ranks_of(scores, target[searched]).gains()["NDCG@10"].mean())
+    return {"after_search_with_query": {"events": int(searched.sum()), "NDCG@10": round(gain, 5)}}
 
 
 def _heads(

@@ -93,6 +93,7 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
         self.brand_table, self.price_table = table("brands", features.brands), table("prices", PRICE_BUCKETS + 1)
         self.action_table, self.since_table, self.until_table = table("actions", len(ACTIONS)), table("since", AGE_BUCKETS + 1), table("until", AGE_BUCKETS + 1)
         self.bias = self.add_weight(name="bias", shape=(count,), initializer=lambda *_, **__: tf.constant(features.log_popularity))
+        self.draws = keras.random.SeedGenerator(0)  # of hidden ids
         self.blocks = [Block(shape) for _ in range(shape.blocks)]
         self.dropout, self.norm = keras.layers.Dropout(shape.dropout), keras.layers.LayerNormalization()
         self.query_projection = keras.layers.Dense(shape.width, use_bias=False, kernel_initializer="identity")
@@ -124,14 +125,14 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             parts.append(tf.gather(self.price_table.value, self.price))
         return tf.add_n(parts) if parts else tf.zeros_like(self.id_table.value)
 
-    def item_vectors(self, content: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """Return [items, width + 1]."""
+    def item_vectors(self, content: tf.Tensor, *, training: bool, hidden: tf.Tensor | float = 0.0) -> tf.Tensor:
+        """Return [items, width + 1]; `hidden` [items] is added to the biases."""
         if self.categories_of.shape[1] > 1:
             content += tf.sparse.sparse_dense_matmul(self.categories_of, self.category_table.value)
         shown = self.seen
         if training:
-            shown *= tf.cast(tf.random.uniform(tf.shape(shown)) >= self.id_dropout, tf.float32)
-        return tf.concat([content + self.id_table.value * shown[:, None], self.bias.value[:, None]], axis=1)
+            shown *= tf.cast(keras.random.uniform(shown.shape, seed=self.draws) >= self.id_dropout, tf.float32)
+        return tf.concat([content + self.id_table.value * shown[:, None], (self.bias.value + hidden)[:, None]], axis=1)
 
     def encode(self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Return [batch, length, width]: the shopper's state after each event.
@@ -142,7 +143,7 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             since, until: [batch, length] float32, days since the event before and until the event (or request) after.
         """
         # scaled, as in the source: else the item is a small part of what it is added to
-        x = tf.gather(vectors[:, :-1], items) * tf.cast(items > 0, tf.float32)[..., None] * self.shape.width**0.5
+        x = tf.gather(vectors, items)[..., :-1] * tf.cast(items > 0, tf.float32)[..., None] * self.shape.width**0.5
         x += tf.gather(self.action_table.value, actions) + tf.gather(self.since_table.value, _bucket(since)) + tf.gather(self.until_table.value, _bucket(until))
         x = self.dropout(x, training=training)
         place = tf.range(tf.shape(items)[1])

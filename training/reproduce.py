@@ -22,6 +22,7 @@ from evershelf.version import code_version
 from training import data
 from training.data import Shop
 from training.errors import CannotReproduce
+from training.train import fit
 
 METRIC_TOLERANCE = 1e-3  # scores that agree within GOLDEN_TOLERANCE may still order two near items the other way round
 ADVICE = "Nothing was trained and what is live stays live."
@@ -71,7 +72,6 @@ def reproduce(settings: Settings, name: str, say: Callable[[str], None]) -> dict
         TrainingError: the training itself failed.
     """
     from training import evaluation, export, loop
-    from training.commands import fit
 
     original = find(settings, name)
     parameters, shop = replay(settings, original)
@@ -81,9 +81,9 @@ def reproduce(settings: Settings, name: str, say: Callable[[str], None]) -> dict
         work.mkdir()
         made.mkdir()
         words, prepared = fit(original.model_id, parameters, shop, work, say)
-        model, _ = loop.load_best(parameters, prepared, work / loop.BEST)
+        model, _ = loop.load_best(parameters, prepared, work)
         export.export(model, words, shop, made, parameters.seed)
-        return compare(original, made, evaluation.evaluate(made, shop, seed=parameters.seed, candidates=settings.candidates))
+        return compare(original, made, evaluation.evaluate(made, shop, seed=parameters.seed, candidates=settings.candidates).report)
 
 
 def replay(settings: Settings, original: Original) -> tuple[TrainingSettings, Shop]:

@@ -1,5 +1,9 @@
-"""A shop that is only a file of sequences, one line per shopper: its name and the items that were chosen, in order."""
+"""A shop that is only a file of sequences, one line per shopper: its name and the items that were chosen, in order.
 
+What its items are may stand in a file beside it, NAME_item2attributes.json: {item: [attribute, …]}. An attribute is read as a word of the item's title.
+"""
+
+import json
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +21,8 @@ def read_sequences(path: Path) -> Shop:
     """Return the shop of a file. Its time has no unit: the last choice but one of a shopper who is measured is at 0, where the split is, the last one at 1.
 
     Raises:
-        UnusableData: there is no such file, a line is not a name and items, or nobody chose often enough to be measured.
+        UnusableData: there is no such file, a line is not a name and items, or nobody chose often enough to be measured;
+            or the attributes cannot be read.
     """
     shoppers: dict[str, list[str]] = {}
     try:
@@ -41,6 +46,7 @@ def read_sequences(path: Path) -> Shop:
     held_out = np.where(lengths >= SHORTEST, HELD_OUT, 0)
     count = len(items)
     nothing = np.empty(0, np.int32)
+    attributes = _attributes(path.with_name(f"{path.stem}_item2attributes.json"))
     return Shop(
         shoppers=list(shoppers),
         known=np.ones(len(shoppers), np.bool_),
@@ -52,9 +58,19 @@ def read_sequences(path: Path) -> Shop:
         query=np.zeros(first[-1], np.int32),
         time=(np.arange(first[-1]) - np.repeat(first[1:] - held_out, lengths)).astype(np.float64),
         first=first,
-        products=Products(title=[""] * count, brand=[""] * count, category=[""] * count, price=np.full(count, np.nan)),
+        products=Products(title=[attributes.get(item, "") for item in items], brand=[""] * count, category=[""] * count, price=np.full(count, np.nan)),
         orders=Orders(item=nothing, quantity=np.empty(0), price=np.empty(0), day=np.empty(0), label=nothing),
         split=0.0,
         data_as_of=date(1970, 1, 1),
         versions={},
     )
+
+
+def _attributes(path: Path) -> dict[str, str]:
+    """Return what is said of each item; nothing when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return {item: " ".join(map(str, attributes)) for item, attributes in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnusableData(f"{path} cannot be read as attributes of items: {error}. Nothing was trained; repair it, or take it away to do without.") from None

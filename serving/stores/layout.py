@@ -27,10 +27,6 @@ HIDE_SEEN = b"hide_seen"  # whether recommendations leave out all that the shopp
 
 SEPARATOR = " > "  # between the parts of a category path
 
-# Fields of the lexical index and what a match in each is worth.
-SEARCH_FIELDS = {"title": 4.0, "brand": 2.0, "category": 1.5, "description": 1.0}
-SEARCH_NUMBER = "number"
-
 USERS = b"u:"  # prefix of what is stored of shoppers
 _LONGEST_KEY = 500  # LMDB takes 511 bytes
 

@@ -1,29 +1,27 @@
 """Read one snapshot from local disk: memory-mapped lists and items, the lexical index, the ranker. Nothing here writes."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lmdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import tantivy
 
-from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, SIGNATURE
 from evershelf.contracts.snapshot import ITEMS, RANKER, SEARCH, STORE
 from evershelf.errors import SnapshotDamaged
+from evershelf.lexical import Lexical
 from evershelf.snapshot import Manifest, read_manifest
-from evershelf.text import words
 from serving.errors import SourceUnavailable
 from serving.stores import layout
 from serving.stores.layout import Floats, Item, ItemList, Numbers, UserLists
+from serving.stores.local_ranker import LocalRanker
 
 _CACHED_ITEMS = 20_000
 _CACHED_CATEGORIES = 1_000
-_QUERY_WORDS_SEARCHED = 24  # more words of one query cost time and find nothing better
 
 
 class SnapshotStore:
@@ -54,7 +52,7 @@ class SnapshotStore:
             raise SnapshotDamaged(f"Snapshot {folder.name} cannot be opened: {error}. It is refused; what is live stays live. Build it again.") from error
         self.ranker_problem = ""
         try:
-            self._ranker: _Ranker | None = _Ranker(folder / RANKER)
+            self._ranker: LocalRanker | None = LocalRanker(folder / RANKER)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             self._ranker, self.ranker_problem = None, f"the ranker cannot be loaded: {error}"
         self._items: OrderedDict[int, Item] = OrderedDict()
@@ -80,8 +78,7 @@ class SnapshotStore:
         self.categories = msgspec.msgpack.decode(column[layout.CATEGORIES], type=list[str])
         self.action_index = np.array(msgspec.msgpack.decode(column[layout.ACTIONS], type=list[int]), np.int32)
         self.hide_seen = msgspec.msgpack.decode(column[layout.HIDE_SEEN], type=bool)
-        index = tantivy.Index.open(str(folder / SEARCH))
-        self._index, self._searcher = index, index.searcher()
+        self._lexical = Lexical(folder / SEARCH)
 
     def close(self) -> None:
         """Unmap the files; nothing can be read afterwards. A process opens a snapshot once at a time."""
@@ -155,32 +152,11 @@ class SnapshotStore:
 
     def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
         """Return the numbers and BM25 scores of the items that match at least one word, best first."""
-        wanted = words(text)[:_QUERY_WORDS_SEARCHED]
-        if not wanted:
-            return np.empty(0, np.uint32), np.empty(0, np.float32)
-        hits = self._searcher.search(self._query(wanted), limit, count=False).hits
-        numbers = np.fromiter((self._searcher.doc(address)[layout.SEARCH_NUMBER][0] for _, address in hits), np.uint32, len(hits))
-        return numbers, np.fromiter((score for score, _ in hits), np.float32, len(hits))
+        return self._lexical.search(text, limit)
 
     def matching_words(self, text: str, limit: int) -> dict[int, tuple[str, ...]]:
         """Return which words of a query each of its hits matches, by item number. Slower than `search`: for explaining, not for answering."""
-        wanted = words(text)[:_QUERY_WORDS_SEARCHED]
-        matching: dict[int, tuple[str, ...]] = {}
-        for _, address in self._searcher.search(self._query(wanted), limit, count=False).hits if wanted else ():
-            number = int(self._searcher.doc(address)[layout.SEARCH_NUMBER][0])
-            matching[number] = tuple(word for word in dict.fromkeys(wanted) if self._matches(word, address))
-        return matching
-
-    def _matches(self, word: str, address: tantivy.DocAddress) -> bool:
-        try:
-            self._query([word]).explain(self._searcher, address)
-        except ValueError:  # how tantivy says that a document does not match
-            return False
-        return True
-
-    def _query(self, wanted: Sequence[str]) -> tantivy.Query:
-        query, _ = self._index.parse_query_lenient(" ".join(wanted), list(layout.SEARCH_FIELDS), layout.SEARCH_FIELDS)
-        return query
+        return self._lexical.matching_words(text, limit)
 
     def rank(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
         """Score candidates with the ranker in this process.
@@ -197,22 +173,3 @@ class SnapshotStore:
         if self._ranker is None:
             raise SourceUnavailable(self.ranker_problem)
         return self._ranker.scores(inputs)
-
-
-class _Ranker:
-    """The LiteRT model of one snapshot."""
-
-    def __init__(self, path: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter  # here, not above: building and inspecting snapshots need no interpreter
-
-        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
-        self._interpreter.allocate_tensors()
-        signature = self._interpreter.get_signature_runner(SIGNATURE)
-        self._inputs = {name: int(signature.get_input_details()[name]["index"]) for name in RANK_INPUTS}
-        self._output = int(signature.get_output_details()[RANK_OUTPUT]["index"])
-
-    def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
-        for name, index in self._inputs.items():
-            self._interpreter.set_tensor(index, inputs[name])
-        self._interpreter.invoke()
-        return cast("Floats", self._interpreter.get_tensor(self._output)[0])

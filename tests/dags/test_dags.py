@@ -70,20 +70,20 @@ def test_every_dag_carries_a_run_book(parsed: Parsed) -> None:
 @pytest.mark.slow
 def test_scheduled_dags_have_data_intervals_and_run_one_at_a_time(parsed: Parsed) -> None:
     scheduled = {name for name, dag in parsed.dags.items() if dag["timetable"] == "CronDataIntervalTimetable"}
-    assert scheduled == {"lake_daily", "train_model", "build_snapshot", "maintain_lake", "interests", "labels", "redact", "retention"}
+    assert scheduled == {"lake_daily", "train_model", "tune_model", "build_snapshot", "maintain_lake", "interests", "labels", "redact", "retention"}
     assert {dag["max_active_runs"] for dag in parsed.dags.values()} == {1}
 
 
 @pytest.mark.slow
 def test_scheduled_dags_have_a_deadline(parsed: Parsed) -> None:
     alerting = {name for name, dag in parsed.dags.items() if dag["deadlines"] == ["plugins.deadlines.missed"]}
-    assert alerting == {"lake_daily", "train_model", "build_snapshot", "maintain_lake", "interests", "labels", "redact", "retention"}
+    assert alerting == {"lake_daily", "train_model", "tune_model", "build_snapshot", "maintain_lake", "interests", "labels", "redact", "retention"}
 
 
 @pytest.mark.slow
 def test_drivers_and_trainings_wait_for_each_other_in_a_pool(parsed: Parsed) -> None:
     pools = {task: pool for dag in parsed.dags.values() for task, _, pool, _ in dag["tasks"]}  # type: ignore[attr-defined]  # JSON
-    assert {task for task, pool in pools.items() if pool == "spark"} == {"lake_daily", "train", "candidates", "interests", "labels", "redact"}
+    assert {task for task, pool in pools.items() if pool == "spark"} == {"lake_daily", "train", "tune", "candidates", "interests", "labels", "redact"}
 
 
 @pytest.mark.slow

@@ -1,94 +1,31 @@
 """lake_daily: what comes out depends on the landings alone, and every row of a landing day is accounted for."""
 
-import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from evershelf import lake, quarantine, storage
-from evershelf.contracts import LAKE_TABLES
+from evershelf import lake, quarantine
 from evershelf.errors import CommandFailed
 from evershelf.pseudonyms import pseudonym
 from evershelf.quality import store as quality
 from evershelf.quality.stale import Stale, stale
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, door, landing
-from evershelf.shops.simulator import simulate
-from evershelf.tables import replicas
-from spark_jobs import delta, lake_daily, reconciliation
-from spark_jobs.dry_run import Rehearsal, rehearse_day
-from spark_jobs.judged_landings import JudgedLandings
-from spark_jobs.lake_daily import publish_days
+from spark_jobs import reconciliation
 from spark_jobs.landed_rows import filled, judged_rows, read_rows
 from spark_jobs.outcomes import DayReport
-from spark_jobs.reconciliation import changed_days, due_days
+from spark_jobs.reconciliation import changed_days
+from tests.spark_jobs.landings import MONDAY, THURSDAY, TUESDAY, WEDNESDAY, Row, content, event, land, land_day, product, reconciled
 
 pytestmark = pytest.mark.slow
 
-MONDAY, TUESDAY, WEDNESDAY, THURSDAY = (date(2026, 11, day) for day in (16, 17, 18, 19))
 RETAIL_DAY = date(2011, 12, 8)
-Row = dict[str, Any]
-
-
-def event(number: int, day: date, **fields: Any) -> Row:
-    return {
-        "event_id": f"e{number}",
-        "event_time": f"{day}T12:00:00Z",
-        "received_at": f"{day}T12:00:01Z",
-        "user_id": f"u{number % 3}",
-        "type": "view",
-        "item_id": f"i{number}",
-        **fields,
-    }
-
-
-def order(number: int, day: date, **fields: Any) -> Row:
-    return {
-        "order_id": f"o{number}", "line_id": "1", "ordered_at": f"{day}T12:00:00Z", "user_id": "u1", "item_id": "i1",
-        "quantity": 1, "price": 2.5, "currency": "GBP", **fields,
-    }  # fmt: skip
-
-
-def product(number: int, day: date, **fields: Any) -> Row:
-    return {"item_id": f"i{number}", "title": f"Oak Lamp {number}", "price": 2.5, "currency": "GBP", "valid_from": f"{day}T00:00:00Z", **fields}
-
-
-def land(source: str, day: date, rows: Sequence[Row | str], name: str = "door.jsonl.gz") -> None:
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    landing.land(source, day, name, gzip.compress("\n".join(lines).encode() + b"\n"))
-
-
-def land_day(day: date, events: Sequence[Row | str]) -> None:
-    land("events", day, events)
-    land("orders", day, [order(day.day, day)])
-    land("products", day, [product(number, day) for number in (1, 2)])
-
-
-def content() -> dict[str, list[str]]:
-    """Return every row of every table, as text and in order; code_version aside."""
-    tables = {}
-    for name in LAKE_TABLES:
-        rows = lake.read(name).to_pylist()
-        tables[name] = sorted(json.dumps({key: value for key, value in row.items() if key != "code_version"}, default=str, sort_keys=True) for row in rows)
-    return tables
-
-
-def reconciled() -> dict[tuple[date, str], tuple[int, int, int, int]]:
-    rows = lake.read("reconciliation").to_pylist()
-    return {(r["landing_dt"], r["source"]): (r["rows_in"], r["rows_clean"], r["rows_quarantined"], r["rows_deduplicated"]) for r in rows}
 
 
 def test_each_broken_row_goes_to_quarantine_under_its_reason_and_the_sum_holds(run: Callable[..., DayReport]) -> None:
@@ -316,57 +253,6 @@ def test_repaired_rows_reach_the_lake_once_and_the_sum_still_holds(run: Callable
             quarantine.repair(TUESDAY, [json.dumps(broken).encode()])
 
 
-def files(home: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in home.rglob("*")}
-
-
-def test_a_dry_run_tells_what_would_change_and_writes_nothing(run: Callable[..., DayReport], home: Path, spark: SparkSession, tmp_path: Path) -> None:
-    def rehearse(*days: date) -> tuple[list[DayReport], dict[tuple[str, str], tuple[Row, Row]]]:
-        before, rehearsal = files(home), Rehearsal(tmp_path / "aside")
-        with JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
-            reports = [rehearse_day(landings, day, rehearsal) for day in days]
-        assert files(home) == before
-        return reports, {(one["table"], one["day"]): (one["before"], one["after"]) for one in rehearsal.changes()}
-
-    land_day(MONDAY, [event(1, MONDAY, price=2.0, currency="GBP"), *(event(number, MONDAY) for number in range(10, 16)), event(2, MONDAY, quantity=0)])
-    land_day(TUESDAY, [event(3, TUESDAY), event(4, MONDAY, price=3.0, currency="GBP"), event(1, MONDAY)])
-    _, changes = rehearse(MONDAY, TUESDAY)
-    assert set(changes) == {(name, f"{day}") for name in ("events", "orders", "products") for day in (MONDAY, TUESDAY)} | {("quarantine", f"{MONDAY}")}
-    before, after = changes["events", f"{MONDAY}"]
-    assert (before["rows"], after["rows"], after["sums"]["price"]) == (0, 8, 5.0)
-
-    for day in (MONDAY, TUESDAY):
-        run(day)
-    for day, name in ((MONDAY, "events"), (TUESDAY, "events")):
-        measured = quality.read_days(day, day)[day].measures[name]
-        assert measured["rows"] == changes[name, f"{day}"][1]["rows"]  # it came as it was told
-    assert rehearse(MONDAY, TUESDAY)[1] == {}
-
-    land_day(TUESDAY, [event(3, TUESDAY), event(4, MONDAY, price=4.0, currency="GBP"), event(1, MONDAY)])
-    land_day(WEDNESDAY, [event(5, WEDNESDAY)])
-    (landing.landing_folder("orders", WEDNESDAY) / "door.jsonl.gz").unlink()
-    reports, changes = rehearse(TUESDAY, WEDNESDAY)
-    assert [(one.outcome, one.why) for one in reports] == [("published", None), ("held", "no file of orders landed")]
-    assert {key: (before["sums"]["price"], after["sums"]["price"]) for key, (before, after) in changes.items()} == {("events", f"{MONDAY}"): (5.0, 6.0)}
-
-
-def test_a_driver_that_waits_for_another_run_has_not_started_spark(home: Path) -> None:
-    with lake.turn():
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", MONDAY.isoformat()],
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            assert driver.stderr
-            assert "waiting for it to end" in driver.stderr.readline()
-            assert [child.name() for child in psutil.Process(driver.pid).children(recursive=True)] == []
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
-
-
 def test_a_weekday_on_which_nothing_ever_comes_is_closed_and_another_gap_is_an_outage() -> None:
     first = date(2026, 1, 5)  # a Monday
     days = [first + timedelta(days=number) for number in range(603)]  # to 2027-08-30
@@ -470,98 +356,3 @@ def test_order_lines_become_events_orders_and_products(run: Callable[..., DayRep
     assert Counter(row["session_id"] for row in events) == {"1": 2, "2": 1}
     products = {row["item_id"]: (row["title"], row["price"], row["category_path"]) for row in lake.read("products").to_pylist()}
     assert products == {"85123A": ("NEWER HOLDER", 2.65, "Storage"), "22734": ("RED BAG", 1.0, "Bags")}
-
-
-@pytest.mark.timeout(600)
-def test_a_driver_killed_while_it_publishes_leaves_nothing_that_the_next_run_does_not_mend(home: Path, run: Callable[..., DayReport]) -> None:
-    for day in (MONDAY, TUESDAY):
-        land_day(day, [event(number, day, event_id=f"{day}{number}") for number in range(50)] + [event(number, MONDAY) for number in range(60, 70)])
-        assert run(day).outcome == "published"
-    wanted = content()
-    extra = event(500, MONDAY)
-    land_day(
-        TUESDAY, [event(number, TUESDAY, event_id=f"{TUESDAY}{number}") for number in range(50)] + [event(number, MONDAY) for number in range(60, 70)] + [extra]
-    )
-    run(TUESDAY)
-    restated = content()
-    assert restated != wanted
-
-    root = home / "lake"
-    moments: list[Callable[[], bool]] = [
-        lambda: any((root / "events").glob(".aside-*/dt=*/landed=*/*.parquet")),  # files are being written
-        lambda: (root / "events" / "_delta_log" / f"{version('events') + 1:020d}.json").exists(),  # events are in, the rest is not
-    ]
-    versions: dict[str, int] = {}
-
-    def version(name: str) -> int:
-        return versions[name]
-
-    for moment in moments:
-        versions = {name: lake.open_table(name).version() for name in LAKE_TABLES}
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "evershelf.cli", "run", "lake_daily", "--date", TUESDAY.isoformat()], stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            while not (seen := moment()) and driver.poll() is None:
-                time.sleep(0.02)
-        finally:
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait()
-        assert seen, "the driver ended before it published"
-        assert lake.open_table("reconciliation").version() == versions["reconciliation"], "the driver was already done"
-        for name in LAKE_TABLES:  # whole commits only: every table still reads
-            lake.read(name)
-        assert run(TUESDAY).outcome == "published"
-        assert content() == restated
-
-
-def test_a_simulated_day_comes_through_on_hdfs(hdfs: str, run: Callable[..., DayReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EVERSHELF_LAKE__TABLES", '{"orders": {"replication": 1}}')
-    load_settings.cache_clear()
-    list(simulate(tmp_path / "raw", days=1, end=MONDAY, seed=7, users=30, items=30, visits=10, zone=load_settings().zone))
-    taken = door.take_in(ADAPTERS["simulator"], tmp_path / "raw", MONDAY)
-    assert {delivery.outcome for delivery in taken} == {"landed"}
-    assert {delivery.outcome for delivery in door.take_in(ADAPTERS["simulator"], tmp_path / "raw", MONDAY)} == {"unchanged"}
-    report = run(MONDAY)
-    assert report.outcome == "published"
-    assert lake.table_url("events").startswith(hdfs)
-    assert DeltaTable(f"{hdfs}/lake/events").to_pyarrow_table(filters=[("dt", "=", MONDAY)]).num_rows == report.counts["events"].rows_clean > 100
-    before = content()
-    assert run(MONDAY).outcome == "published"
-    assert content() == before
-    assert changed_days(ADAPTERS["simulator"], TUESDAY) == []
-    assert (replicas(lake.open_table("events")), replicas(lake.open_table("orders"))) == (2, 1)
-    files = {path.name for name in LAKE_TABLES for path in storage.at(lake.table_url(name)).iterdir()}
-    assert not any(name.startswith(storage.ASIDE) for name in files)
-
-
-def test_what_lands_while_a_driver_works_is_neither_missed_nor_mixed_up(
-    run: Callable[..., DayReport], spark: SparkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ship(number: int, day: date) -> None:
-        land("gateway", day, [event(number, day, request_id="r", rung="live")], f"{number}.jsonl.gz")
-
-    def create_tables(spark: SparkSession) -> None:
-        """What a day begins with, after the days around it were looked at."""
-        if late:
-            ship(*late.pop())
-        delta.create_tables(spark)
-
-    late: list[tuple[int, date]] = []
-    monkeypatch.setattr(lake_daily, "create_tables", create_tables)
-    for number, day in enumerate((MONDAY, TUESDAY, WEDNESDAY)):
-        land_day(day, [event(number, day)])
-    ship(10, TUESDAY)
-    with lake.turn(), JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
-        work = publish_days(landings, [MONDAY, TUESDAY])
-        next(work)
-        ship(11, MONDAY)  # its rows are kept already
-        assert [report.day for report in work] == [MONDAY, TUESDAY]
-    ship(12, MONDAY)
-    late.append((13, TUESDAY))  # its rows are counted already
-    with lake.turn(), JudgedLandings(spark, ADAPTERS["simulator"]) as landings:
-        assert [report.day for report in publish_days(landings, [WEDNESDAY])] == [MONDAY, WEDNESDAY]
-        assert late == []
-        assert [report.day for report in publish_days(landings, [WEDNESDAY])] == [TUESDAY, WEDNESDAY]
-        assert list(due_days(landings, [WEDNESDAY])) == [WEDNESDAY]
-    assert {row["event_id"] for row in lake.read("events").to_pylist()} == {"e0", "e1", "e2", "e10", "e11", "e12", "e13"}

@@ -24,7 +24,7 @@ from evershelf.pseudonyms import tombstone
 from evershelf.settings import load_settings
 from evershelf.shops import ADAPTERS, landing
 from spark_jobs.nearline import ACTIONS_EACH, Nearline
-from tests.spark_jobs.test_lake_daily import event, land, product
+from tests.spark_jobs.landings import event, land, product
 
 pytestmark = pytest.mark.slow
 

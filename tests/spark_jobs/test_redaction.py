@@ -12,7 +12,7 @@ from evershelf.settings import load_settings
 from serving.redaction import tables
 from serving.redaction.found import Redaction
 from spark_jobs.outcomes import DayReport
-from tests.spark_jobs.test_lake_daily import MONDAY, TUESDAY, WEDNESDAY, content, event, land, land_day, order, reconciled
+from tests.spark_jobs.landings import MONDAY, TUESDAY, WEDNESDAY, content, event, land, land_day, order, reconciled
 
 pytestmark = pytest.mark.slow
 

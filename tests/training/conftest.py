@@ -115,7 +115,7 @@ class Installation:
 
     @property
     def models(self) -> list[Path]:
-        return sorted((self.home / "models").iterdir()) if (self.home / "models").is_dir() else []
+        return sorted((self.home / "models").glob("[!.]*/"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`evaluate sequences` and `evaluate interactions`, as commands, on files small enough that the answer is known; and on real ones where they lie beside."""
+"""`evaluate sequences`, `interactions` and `search`, as commands, on files small enough that the answer is known; and on real ones where they lie beside."""
 
 import json
 import subprocess
@@ -50,6 +50,15 @@ def test_a_file_of_sequences_becomes_a_shop_that_holds_two_choices_back(tmp_path
 def test_a_file_that_is_no_sequences_is_refused_by_name(tmp_path: Path, content: str, why: str) -> None:
     (tmp_path / "file.txt").write_text(content)
     with pytest.raises(UnusableData, match=why):
+        read_sequences(tmp_path / "file.txt")
+
+
+def test_attributes_beside_a_file_of_sequences_describe_its_items(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("a x y z x\n")
+    (tmp_path / "file_item2attributes.json").write_text('{"x": [1, 2], "z": ["red"], "unknown": [7]}')
+    assert read_sequences(tmp_path / "file.txt").products.title == ["1 2", "", "red"]
+    (tmp_path / "file_item2attributes.json").write_text('{"x": 1}')
+    with pytest.raises(UnusableData, match="cannot be read as attributes"):
         read_sequences(tmp_path / "file.txt")
 
 
@@ -124,3 +133,31 @@ def test_files_that_are_no_interactions_are_refused_by_name(tmp_path: Path, trai
     (tmp_path / "train.parquet").write_text("not parquet")
     with pytest.raises(UnusableData, match="cannot be read as Parquet"):
         read_interactions(tmp_path / "train.parquet", tmp_path / "test.parquet")
+
+
+SAME = {  # what a shopper says -> what the shop says
+    "sofa": "leather couch for the living room", "cell phone": "android smartphone 64 GB", "laptop": "notebook computer 15 inch",
+    "earbuds": "wireless in-ear headphones", "tv": "55 inch television", "fridge": "refrigerator with freezer", "rug": "wool carpet",
+    "trousers": "cotton pants for men", "sneakers": "running shoes", "stove": "gas cooker", "flashlight": "pocket torch", "backpack": "hiking rucksack",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_evaluate_search_finds_what_is_meant_and_not_only_what_is_said(tmp_path: Path) -> None:
+    products = [{"id": f"good-{place}", "title": title} for place, title in enumerate(SAME.values())]
+    products += [{"id": f"bad-{place}", "title": f"{query} sticker"} for place, query in enumerate(SAME)]
+    (tmp_path / "products.jsonl").write_text("\n".join(map(json.dumps, products)))
+    rows = [f"{query},{kind}-{place},{3 if kind == 'good' else 0}" for place, query in enumerate(SAME) for kind in ("good", "bad")]
+    (tmp_path / "judgments.csv").write_text("\n".join(["query,docid,rating", *rows, "sofa,unknown,3"]))
+    command = [sys.executable, "-m", "evershelf.cli", "evaluate", "search", "--json"]
+    command += ["--products", str(tmp_path / "products.jsonl"), "--judgments", str(tmp_path / "judgments.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "1 judgments are of products that are not in the catalogue" in done.stderr
+    assert found["queries"] == len(SAME)
+    assert found["baselines"]["bm25"]["NDCG@10 judged"] == pytest.approx(1 / np.log2(3), abs=1e-4)  # words alone put the sticker first
+    assert found["baselines"]["meaning"]["NDCG@10"] > 0.6
+    difference, low, high = found["better_by"]["bm25"]["NDCG@10"]
+    assert low > 0
+    assert low <= difference <= high

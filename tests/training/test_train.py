@@ -1,8 +1,6 @@
 """Real trainings of a tiny shop by two real Horovod ranks."""
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +42,9 @@ def test_train_writes_every_file_of_the_contract_and_says_whether_it_is_blessed(
     assert set(evaluation["rung_quality"]) == set(RUNGS)
     assert evaluation["rung_quality_by"] == "next item"  # this shop logs no impressions
     assert evaluation["metrics"]["NDCG@10"] > evaluation["baselines"]["popular"]["NDCG@10"]  # the ring can be learned, popularity says nothing of it
+    slices = evaluation["slices"]
+    assert slices["known"]["events"] + slices["guest"]["events"] == evaluation["events"]
+    assert slices["light_history"]["events"] > 0
     assert not list((installation.home / "training").glob("*/"))  # no work is left behind
     lineage = json.loads((folder / "lineage.json").read_bytes())
     assert lineage["data_as_of"] == "2026-01-08"
@@ -132,23 +133,9 @@ def test_a_loss_that_is_no_number_is_named_and_nothing_is_exported(
     assert not installation.models
 
 
-def test_training_resumes_after_a_rank_was_killed_and_a_refused_model_is_not_used(new_installation: Callable[..., Any]) -> None:
-    installation = new_installation(TRAINING__EPOCHS="60", TRAINING__LEARNING_RATE="0.0005", TRAINING__MIN_NDCG_OVER_POPULAR="1000")
-    with installation.start("train", "--json") as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "epoch 2/60" in line:
-                break
-        os.kill(_ranks(installation.home)[-1], signal.SIGKILL)
-        err = process.stderr.read()
-        assert process.wait(timeout=60) == 1
-    assert "A training rank ended early" in err
-    assert not installation.models
-    assert not _ranks(installation.home)  # the others were ended
-
+def test_a_refused_model_is_not_used(new_installation: Callable[..., Any]) -> None:
+    installation = new_installation(TRAINING__EPOCHS="2", TRAINING__MIN_NDCG_OVER_POPULAR="1000")
     again = installation.run("train", "--json")
-    first = next(line for line in again.err.splitlines() if line.startswith("epoch "))
-    assert int(first.split("epoch ")[1].split("/")[0]) > 2
     assert len(installation.models) == 1
     assert again.answer["blessed"] is False
     assert "NOT above 1000 times the popular list's" in again.answer["why"][0]
@@ -160,16 +147,3 @@ def test_training_resumes_after_a_rank_was_killed_and_a_refused_model_is_not_use
     assert newest.code == 1
     assert "There is no blessed model" in newest.err
     assert not (installation.home / "candidates").exists()
-
-
-def _ranks(home: Path) -> list[int]:
-    """Return the process ids of the ranks that train in a home."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            arguments = (process / "cmdline").read_bytes().decode().split("\0")
-        except (OSError, ValueError):
-            continue
-        if arguments[1:3] == ["-m", "training.loop"] and str(home) in arguments[3]:
-            found.append(int(process.name))
-    return sorted(found)

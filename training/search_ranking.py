@@ -1,0 +1,85 @@
+"""Learning to rank for search: how much each fit of evershelf/hybrid.py counts, from judged answers.
+
+The loss is the cross-entropy between the gains of a query's items and the softmax of their scores: over the judged items, and over all that may come up, where
+an unjudged one gains nothing. How much the second counts, and the ridge, are chosen by cross-validation within what there is to learn from.
+
+Source: Cao et al., "Learning to rank: from pairwise approach to listwise approach" (ListNet), ICML 2007.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+
+from evershelf import hybrid
+
+Gains = npt.NDArray[np.float64]
+
+FOLDS = 5
+SHOWN = 10
+UNJUDGED, RIDGES = (0.1, 0.3, 0.5), (3.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One query. fits: [items, fits]. gain: [items], 0 where not judged. judged: [items] bool. likely: numbers of the items to learn from."""
+
+    fits: npt.NDArray[np.float32]
+    gain: Gains
+    judged: npt.NDArray[np.bool_]
+    likely: npt.NDArray[np.int64]
+
+    def ndcg(self, scores: npt.NDArray[np.floating[Any]], *, judged_only: bool) -> float:
+        """Return NDCG@10 of a ranking of all items, or of the judged ones."""
+        gain, scores = (self.gain[self.judged], scores[self.judged]) if judged_only else (self.gain, scores)
+        discount = 1 / np.log2(2 + np.arange(SHOWN))
+        best, got = np.sort(gain)[::-1][:SHOWN], gain[np.argsort(-scores, kind="stable")[:SHOWN]]
+        return float(got @ discount[: len(got)]) / float(best @ discount[: len(best)])
+
+
+def learn(asked: Sequence[Asked], seed: int) -> tuple[float, ...]:
+    """Return the weights of hybrid.FITS; PLAIN where there are too few queries to choose by."""
+    if len(asked) < 2 * FOLDS:
+        return hybrid.PLAIN
+    quality = {}
+    for unjudged, ridge in product(UNJUDGED, RIDGES):
+        gains = [
+            np.mean([one.ndcg(hybrid.scores(one.fits, weights), judged_only=only) for only in (True, False)])
+            for rest, held_out in folds(asked, seed)
+            for weights in (_fitted(rest, unjudged, ridge),)
+            for one in held_out
+        ]
+        quality[unjudged, ridge] = np.mean(gains)
+    return _fitted(asked, *max(quality, key=lambda choice: quality[choice]))
+
+
+def folds(asked: Sequence[Asked], seed: int) -> list[tuple[list[Asked], list[Asked]]]:
+    """Return for each fold what there is to learn from and what is held out."""
+    fold = np.random.default_rng(seed).permutation(len(asked)) % FOLDS
+    return [
+        ([one for one, its in zip(asked, fold, strict=True) if its != k], [one for one, its in zip(asked, fold, strict=True) if its == k]) for k in range(FOLDS)
+    ]
+
+
+def _fitted(asked: Sequence[Asked], unjudged: float, ridge: float) -> tuple[float, ...]:
+    spread = np.concatenate([one.fits[one.likely] for one in asked]).std(axis=0) + 1e-9
+    lists: list[tuple[Any, Gains, float]] = []
+    for one in asked:
+        for items, weight in ((np.flatnonzero(one.judged), 1 - unjudged), (one.likely, unjudged)):
+            lists.append((one.fits[items].astype(np.float64) / spread, one.gain[items] / one.gain[items].sum(), weight))
+
+    def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        total, slope = ridge * float(weights @ weights) / 2, ridge * weights
+        for fits, wanted, weight in lists:
+            likely = fits @ weights
+            likely -= np.log(np.exp(likely - likely.max()).sum()) + likely.max()
+            total -= weight * float(wanted @ likely)
+            slope = slope + weight * (fits.T @ (np.exp(likely) - wanted))
+        return total, slope
+
+    found = scipy.optimize.minimize(loss, np.zeros(len(spread)), jac=True, method="L-BFGS-B").x / spread
+    return tuple(float(weight) for weight in found)

@@ -1,0 +1,145 @@
+"""One training from the lake to a model folder: prepare, run the ranks, export, measure, bless or refuse, publish."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from evershelf import lake
+from evershelf.models import model_folder, models_folder, newest_blessed
+from evershelf.progress import Say
+from evershelf.settings import Settings, TrainingSettings
+from evershelf.storage import ASIDE, Place, at, publish, remove
+from evershelf.telemetry import TRAINING_EPOCH_SECONDS, TRAINING_LOSS, metrics
+from evershelf.version import code_version
+from training.errors import TrainingRunning
+from training.tracking import Run
+from training.tuned import with_tuned
+
+
+def train_model(settings: Settings, say: Say) -> str:
+    """Train, evaluate, bless and export; return the model's id.
+
+    Raises:
+        TrainingError: nothing was exported.
+    """
+    from training import data
+
+    started = time.monotonic()
+    settings = settings.model_copy(update={"training": with_tuned(settings.training)})
+    shop = data.read_shop(settings.training)
+    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
+    if (models_folder() / model_id).is_dir():
+        say(f"{model_id} is trained already")
+        return model_id
+    work = settings.home / "training" / model_id
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work.with_suffix(".lock"), timeout=0):
+            run = Run(settings, model_id, shop.versions | {"code_version": code_version(), "data_as_of": shop.data_as_of}, say)
+            kept_at = f"{settings.url('models')}/{ASIDE}{model_id}"  # another machine can go on with the training, too
+            at(kept_at).mkdir(parents=True, exist_ok=True)
+            words, prepared = fit(model_id, settings.training, shop, work, say, run.epoch, kept_at=kept_at)
+            say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
+            run.finish(_finish(settings, shop, words, prepared, work, at(kept_at), model_id, say, started), model_folder(model_id))
+            remove(at(kept_at))
+            shutil.rmtree(work)
+    except Timeout:
+        raise TrainingRunning(f"Model {model_id} is being trained by another process. Nothing was started and what is live stays live; wait for it.") from None
+    return model_id
+
+
+def fit(
+    model_id: str,
+    parameters: TrainingSettings,
+    shop: Any,
+    work: Path,
+    say: Say,
+    track: Callable[[dict[str, Any]], None] = lambda epoch: None,
+    chooses: Any = None,
+    kept_at: str | None = None,
+) -> tuple[Any, Any]:
+    """Run the ranks to the end; return the vocabulary and the prepared examples.
+
+    Args:
+        chooses: rows of the events that choose the epoch; default: a sample of those after the split.
+        kept_at: address of the folder where checkpoints and the best weights are kept; default: `work`.
+        track: is given what the ranks tell of each epoch.
+
+    Raises:
+        TrainingError: a rank was lost, or the loss diverged.
+    """
+    from training import examples, gang, loop, vocabulary
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
+    words, features = vocabulary.build(shop)
+    if chooses is None:
+        chooses = examples.validation_rows(shop, selection=True, most=examples.SELECTION_EVENTS, seed=parameters.seed)
+    prepared = examples.prepare(shop, words, features, chooses)
+    say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {parameters.ranks} ranks")
+    prepared.save(work / loop.EXAMPLES)
+    (work / loop.PARAMETERS).write_text(parameters.model_dump_json())
+    (work / loop.KEPT_AT).write_text(kept_at or work.as_uri())
+
+    def after(epoch: dict[str, Any]) -> None:
+        _tell(epoch, say)
+        track(epoch)
+
+    gang.run(work, parameters, after, say)
+    return words, prepared
+
+
+def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, kept: Place, model_id: str, say: Say, started: float) -> dict[str, Any]:
+    """Export, evaluate and bless; return what evaluation.json holds."""
+    from training import blessing, evaluation, export, loop
+
+    model, epoch = loop.load_best(settings.training, prepared, kept)
+    folder = work / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
+    folder.mkdir()
+    export.export(model, words, shop, folder, settings.training.seed)
+    measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
+    before = newest_blessed()
+    stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
+    blessed, why = blessing.bless(measured, stable, settings.training, before or "")
+    seconds = round(time.monotonic() - started, 1)
+    found = measured.report | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    _write(folder / "evaluation.json", found)
+    _write(
+        folder / "lineage.json",
+        {
+            "tables": shop.versions,
+            "parameters": settings.training.model_dump(mode="json"),
+            "seed": settings.training.seed,
+            "code_version": code_version(),
+            "data_as_of": str(shop.data_as_of),
+            "trained_before": shop.split,
+            "shop": settings.shop.adapter,
+        },
+    )
+    publish(folder, models_folder() / model_id)
+    say(f"{model_id} done after {seconds:.0f} s")
+    return found
+
+
+def _fingerprint(settings: Settings, shop: Any) -> str:
+    what = {"tables": shop.versions, "parameters": settings.training.model_dump(mode="json"), "code": code_version(), "lake": lake.table_url("events")}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _tell(epoch: dict[str, Any], say: Say) -> None:
+    metrics().timing(TRAINING_EPOCH_SECONDS, epoch["seconds"] * 1000)
+    metrics().gauge(TRAINING_LOSS, epoch["loss"])
+    quality = f"NDCG@10 of the shoppers set aside {epoch['selection_ndcg']:.4f}"
+    say(f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {epoch['loss']:.4f}, {quality}, {epoch['seconds']:.1f} s")
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content)))

@@ -1,0 +1,51 @@
+"""The recorded decision which parameters a training takes where the settings say nothing: `tuned.json` beside the models."""
+
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from evershelf.errors import in_one_line
+from evershelf.models import models_folder
+from evershelf.settings import TrainingSettings
+from evershelf.storage import replace
+from training.errors import UnusableData
+
+TUNED = "tuned.json"
+
+
+def decide(decision: dict[str, Any]) -> None:
+    """Record a decision; `parameters` count from the next training on.
+
+    Args:
+        decision: {"parameters": {name: value}, …} and how it came about.
+    """
+    folder = models_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(folder / TUNED, msgspec.json.format(msgspec.json.encode(decision)))
+
+
+def decision() -> dict[str, Any] | None:
+    """Return the newest decision, if there is one."""
+    file = models_folder() / TUNED
+    found: dict[str, Any] | None = msgspec.json.decode(file.read_bytes()) if file.is_file() else None
+    return found
+
+
+def with_tuned(settings: TrainingSettings) -> TrainingSettings:
+    """Return the settings with what was decided wherever they say nothing themselves.
+
+    Raises:
+        UnusableData: the decision cannot be read, or no training can take it.
+    """
+    try:
+        found = decision()
+        if found is None:
+            return settings
+        known = {name: value for name, value in found["parameters"].items() if name not in settings.model_fields_set}
+        return settings.model_copy(update=TrainingSettings.model_validate(settings.model_dump() | known).model_dump())
+    except (ValidationError, msgspec.DecodeError, KeyError, AttributeError) as error:
+        raise UnusableData(
+            f"{models_folder() / TUNED} is no decision that a training can take: {in_one_line(error)}. Nothing was trained and what is live stays live. "
+            "Delete it to train with the settings alone, or run `evershelf tune`."
+        ) from None
