@@ -83,7 +83,7 @@ def _save_model(model: Any, folder: Path, golden: list[Inputs]) -> None:
 
     def state(history_items: Any, history_actions: Any, history_ages: Any) -> Any:
         since, until = gaps(history_items, history_ages)
-        return model.encode(vectors, history_items, history_actions, since, until, training=False)[:, -1]
+        return model.encode(vectors, history_items, history_actions, since, until, training=False, newest=True)[:, -1]
 
     def user(history_items: Any, history_actions: Any, history_ages: Any, query_words: Any) -> Any:
         return model.user_vectors(state(history_items, history_actions, history_ages), query_words)

@@ -55,15 +55,23 @@ class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.down.build((None, None, 2 * self.width))
         self.built = True
 
-    def call(self, x: tf.Tensor, visible: tf.Tensor, training: bool) -> tf.Tensor:
-        """x: [batch, length, width]; visible: [batch, length, length] bool, True where the second may be seen from the first."""
+    def call(self, x: tf.Tensor, visible: tf.Tensor, training: bool, newest: bool = False) -> tf.Tensor:
+        """Return the next x.
+
+        Args:
+            x: [batch, length, width]
+            visible: [batch, length, length] bool, True where the second may be seen from the first.
+            newest: return only the last one, [batch, 1, width].
+        """
         length = tf.shape(x)[1]
         query, key, value = tf.split(self._by_head(self.projections(self.before_attention(x)), 3 * self.heads), 3, axis=1)
         back = tf.range(length)[:, None] - tf.range(length)[None, :]
+        if newest:
+            x, query, back, visible = x[:, -1:], query[:, :, -1:], back[-1:], visible[:, -1:]
         bias = tf.transpose(tf.gather(self.distance.value, tf.clip_by_value(back, 0, HISTORY_LENGTH - 1)), [2, 0, 1])
         logits = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5 + bias[None]
         weights = self.dropout(tf.nn.softmax(tf.where(visible[:, None], logits, NEVER)), training=training)
-        mixed = tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, length, self.width])
+        mixed = tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, tf.shape(x)[1], self.width])
         x += self.dropout(self.output_projection(mixed), training=training)
         # the tanh form of GELU: the exact one has no counterpart in the exported formats
         return x + self.dropout(self.down(keras.activations.gelu(self.up(self.before_mlp(x)), approximate=True)), training=training)
@@ -134,13 +142,16 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             shown *= tf.cast(keras.random.uniform(shown.shape, seed=self.draws) >= self.id_dropout, tf.float32)
         return tf.concat([content + self.id_table.value * shown[:, None], (self.bias.value + hidden)[:, None]], axis=1)
 
-    def encode(self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def encode(
+        self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool, newest: bool = False
+    ) -> tf.Tensor:
         """Return [batch, length, width]: the shopper's state after each event.
 
         Args:
             vectors: [items, width + 1] from `item_vectors`.
             items, actions: [batch, length] int32; item 0 is padding, seen by nobody but itself.
             since, until: [batch, length] float32, days since the event before and until the event (or request) after.
+            newest: return only the last state, [batch, 1, width], for half of the work.
         """
         # scaled, as in the source: else the item is a small part of what it is added to
         x = tf.gather(vectors, items)[..., :-1] * tf.cast(items > 0, tf.float32)[..., None] * self.shape.width**0.5
@@ -149,7 +160,7 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
         place = tf.range(tf.shape(items)[1])
         visible = ((items > 0)[:, None, :] & (place[:, None] >= place[None, :])[None]) | (place[:, None] == place[None, :])[None]
         for block in self.blocks:
-            x = block(x, visible, training=training)
+            x = block(x, visible, training=training, newest=newest and block is self.blocks[-1])
         return self.norm(x)
 
     def user_vectors(self, states: tf.Tensor, query_words: tf.Tensor) -> tf.Tensor:
