@@ -1,7 +1,7 @@
 """Read the lake without Spark: Delta tables as Arrow."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from functools import partial
@@ -13,6 +13,7 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder
 from evershelf import storage
 from evershelf.contracts import LAKE_TABLES
 from evershelf.errors import StorageError, in_one_line
+from evershelf.progress import Say
 from evershelf.settings import load_settings
 
 # Else a table's log, which is never cut, keeps the first and the last shopper of every file. What is looked for is found by partition.
@@ -119,7 +120,7 @@ def said(about: Mapping[str, object], retries: int | None = None) -> CommitPrope
 
 
 @contextmanager
-def turn(say: Callable[[str], None] = _tell) -> Iterator[None]:
+def turn(say: Say = _tell) -> Iterator[None]:
     """Hold the lake for one writer at a time; `say` is told once if another process holds it. Who holds it may ask again."""
     with storage.turn(storage.at(load_settings().url("lake")) / ".lake_daily.lock", lambda: say("Another run works on this lake; waiting for it to end.")):
         _free_logs()

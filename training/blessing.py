@@ -56,15 +56,13 @@ def _overall(new: Measured, stable: Measured, settings: TrainingSettings, stable
 def _by_slice(new: Measured, stable: Measured, settings: TrainingSettings, stable_id: str) -> list[tuple[bool, str]]:
     """A slice stops a model only when it is shown to be worse there: with few events, the difference alone says little."""
     verdicts, share = [], f"{settings.max_loss_to_stable:.0%}"
-    for name, part in new.slices.items():
-        if part.sum() < FEWEST:
-            continue
+    compared = {name: part for name, part in new.slices.items() if part.sum() >= FEWEST}
+    for name, part in compared.items():
         margin = settings.max_loss_to_stable * float(stable.gain[part].mean())
         low, high = bootstrap((new.gain - stable.gain)[part], new.owners[part], settings.seed)
         if high < -margin:
             verdicts.append((False, f"slice {name} ({int(part.sum())} events): {METRIC} is MORE than {share} below {stable_id} ({low:+.4f} to {high:+.4f})"))
-    compared = sum(int(part.sum()) >= FEWEST for part in new.slices.values())
-    return verdicts or [(True, f"in none of {compared} slices shown to be more than {share} below {stable_id}")]
+    return verdicts or [(True, f"in none of {len(compared)} slices shown to be more than {share} below {stable_id}")]
 
 
 def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> Measured | str:

@@ -7,7 +7,7 @@ Source of the gain, 2 ** rating - 1: Burges et al., "Learning to rank using grad
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ PROTOCOL = (
 METRICS = {"NDCG@10": False, "NDCG@10 judged": True}  # and whether only judged products are ranked
 LIKELY = 100  # best items by words, and as many by meaning, that are learned from beside the judged ones
 EVERYTHING = "everything"
-
-Rankings = Mapping[str, npt.NDArray[np.floating[Any]]]  # of one query, by the name of what ranks: [items] scores
 
 
 def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, say: Say) -> dict[str, Any]:
@@ -65,11 +63,7 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
         "interval95": {metric: ranking.bootstrap(gain, owners, seed) for metric, gain in ours.items()},
         "baselines": {name: _means(theirs) for name, theirs in gains.items()},
         "better_by": {
-            name: {
-                metric: [round(float((ours[metric] - gain).mean()), 5), *ranking.bootstrap(ours[metric] - gain, owners, seed)]
-                for metric, gain in theirs.items()
-            }
-            for name, theirs in gains.items()
+            name: {metric: ranking.difference(ours[metric], gain, owners, seed) for metric, gain in theirs.items()} for name, theirs in gains.items()
         },
         "weights": dict(zip(hybrid.FITS, (round(weight, 3) for weight in search_ranking.learn(asked, seed)), strict=True)),
         "protocol": PROTOCOL.format(items=len(catalogue.ids), queries=len(asked), folds=search_ranking.FOLDS),
@@ -78,13 +72,14 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
     }
 
 
-def _progress(count: int, say: Say) -> Any:
-    step = max(1, count // 10)
-    told = [0]
+def _progress(count: int, say: Say) -> Callable[[int], None]:
+    """Return what says after each tenth how many products are done."""
+    told = 0
 
     def report(done: int) -> None:
-        if done // step > told[0]:
-            told[0] = done // step
+        nonlocal told
+        if 10 * done // count > told:
+            told = 10 * done // count
             say(f"embedded {done} of {count} products")
 
     return report

@@ -36,7 +36,7 @@ PROTOCOL = (
     "the choice before the last one chose epoch {epoch} and that the second source counts {weight:g} of 1 in a blend of standard scores. 95 % intervals: "
     "bootstrap over shoppers."
 )
-# found on the validation choices of Amazon's Beauty; see docs/decisions/0011-the-model.md
+# found on the validation choices of Amazon's Beauty; see docs/decisions/0011-the-second-source-is-a-local-regression.md
 RECIPE = {
     "ranks": 1,  # with all cores: two ranks on one machine's two cores would each go over all items' vectors
     "epochs": 36,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Gain = npt.NDArray[np.float64]  # [events]
 Scores = npt.NDArray[np.floating[Any]]
 SHOWN = 10  # items of an answer
 METRICS = ("HR@10", "NDCG@10", "Recall@20", "NDCG@20", "MRR")
@@ -73,14 +74,16 @@ def bootstrap(gain: npt.NDArray[np.float64], owners: npt.NDArray[np.integer[Any]
     return [round(float(edge), 5) for edge in np.quantile(means, (0.025, 0.975))]
 
 
+def difference(ours: Gain, theirs: Gain, owners: npt.NDArray[np.integer[Any]], seed: int) -> list[float]:
+    """Return by how much we gain more on the same events: [difference, its lowest, its highest value] with 95 % confidence."""
+    return [round(float((ours - theirs).mean()), 5), *bootstrap(ours - theirs, owners, seed)]
+
+
 def intervals(ranks: Ranks, owners: npt.NDArray[np.integer[Any]], seed: int) -> dict[str, list[float]]:
     return {metric: bootstrap(ranks.gains()[metric], owners, seed) for metric in METRICS}
 
 
 def paired(ours: Ranks, theirs: Mapping[str, Ranks], owners: npt.NDArray[np.integer[Any]], seed: int) -> dict[str, dict[str, list[float]]]:
-    """Return by how much we are better than each of them: metric -> [difference, its lowest, its highest value] with 95 % confidence."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for name, other in theirs.items():
-        differences = {metric: ours.gains()[metric] - other.gains()[metric] for metric in METRICS}
-        found[name] = {metric: [round(float(gain.mean()), 5), *bootstrap(gain, owners, seed)] for metric, gain in differences.items()}
-    return found
+    """Return by how much we are better than each of them: its name -> metric -> `difference`."""
+    gains = ours.gains()
+    return {name: {metric: difference(gains[metric], gain, owners, seed) for metric, gain in other.gains().items()} for name, other in theirs.items()}

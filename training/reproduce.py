@@ -2,7 +2,6 @@
 
 import io
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from evershelf import snapshot
 from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS
 from evershelf.errors import StorageError, in_one_line
 from evershelf.models import finished_models, models_folder
+from evershelf.progress import Say
 from evershelf.settings import Settings, TrainingSettings
 from evershelf.storage import ASIDE, Place, at
 from evershelf.version import code_version
@@ -61,7 +61,7 @@ def find(settings: Settings, name: str) -> Original:
     )
 
 
-def reproduce(settings: Settings, name: str, say: Callable[[str], None]) -> dict[str, Any]:
+def reproduce(settings: Settings, name: str, say: Say) -> dict[str, Any]:
     """Train again what a lineage describes and compare it with the original; models/ is not touched.
 
     Returns:

@@ -50,12 +50,13 @@ def small_brands(brands: list[str], shown: npt.NDArray[np.int64], chosen: npt.ND
     names, brand = np.unique(brands, return_inverse=True)
     of_brand = np.bincount(brand, weights=chosen, minlength=len(names))
     of_brand[names == ""] = 0
-    small = ~_largest(of_brand)[brand] & (np.array(brands) != "")
+    branded = np.array(brands) != ""
+    small = ~_largest(of_brand)[brand] & branded
     if not small.any():
         return None
 
     def share(counts: npt.NDArray[np.number[Any]]) -> float:
-        return round(float(counts[small].sum() / max(counts[np.array(brands) != ""].sum(), 1)), 4)
+        return round(float(counts[small].sum() / max(counts[branded].sum(), 1)), 4)
 
     return {"of_shown": share(shown), "of_choices": share(chosen), "of_items": share(np.ones(len(brands), np.int64))}
 

@@ -48,7 +48,7 @@ class TextEncoder:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # each of the two has errors of its own for each way in which a folder can be wrong
             raise UnusableData(
-                f"{folder} holds no text encoder that can be read: {error}. It needs config.json, model.safetensors and tokenizer.json."
+                f"{folder} holds no text encoder that can be read: {error}. Nothing was embedded; it needs config.json, model.safetensors and tokenizer.json."
             ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(LONGEST)

@@ -4,10 +4,11 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from evershelf.progress import Say
 from evershelf.settings import Settings
 from evershelf.storage import Place
 
@@ -17,7 +18,7 @@ EPOCH = {"loss": "loss", "selection_ndcg": "NDCG@10 of the shoppers set aside", 
 class Run:
     """One training. A disk that is full or a broken file costs the record, never the training: it is said, and nothing more is tracked."""
 
-    def __init__(self, settings: Settings, model_id: str, about: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, model_id: str, about: Mapping[str, Any], say: Say) -> None:
         """Begin to track.
 
         Args:

@@ -101,16 +101,13 @@ def _go_on(study: Any, current: TrainingSettings, say: Say) -> None:
     if running:
         say(f"{len(running)} trials were interrupted; they begin again")
     if not study.trials:
-        study.enqueue_trial(
-            {
-                "width": current.width,
-                "blocks": current.blocks,
-                "heads": current.heads,
-                "dropout": current.dropout,
-                "learning_rate": current.learning_rate,
-                "sequences": current.batch_size * current.ranks,
-            }
-        )
+        study.enqueue_trial(_as_trial(current))
+
+
+def _as_trial(parameters: TrainingSettings) -> dict[str, Any]:
+    """Return what a trial would have chosen; `sequences` is the batch over all ranks."""
+    chosen = {name: getattr(parameters, name) for name in ("width", "blocks", "heads", "dropout", "learning_rate")}
+    return chosen | {"sequences": parameters.batch_size * parameters.ranks}
 
 
 class _Search:
@@ -129,7 +126,7 @@ class _Search:
             "heads": trial.suggest_categorical("heads", [1, 2, 4]),
             "dropout": trial.suggest_float("dropout", 0.0, 0.6),
             "learning_rate": trial.suggest_float("learning_rate", 3e-4, 1e-2, log=True),
-            "sequences": trial.suggest_categorical("sequences", sorted({16, 32, 64, self.current.batch_size * self.current.ranks})),
+            "sequences": trial.suggest_categorical("sequences", sorted({16, 32, 64, _as_trial(self.current)["sequences"]})),
         }
 
         def after(epoch: dict[str, Any]) -> None:
@@ -171,8 +168,7 @@ class _Search:
 
 def _decide(search: _Search, best: Any, current: TrainingSettings, rows: Rows, trials: int, seeds: int) -> dict[str, Any]:
     """Compare the best trial with what is in force, and record the outcome."""
-    started, now = time.monotonic(), {name: getattr(current, name) for name in ("width", "blocks", "heads", "dropout", "learning_rate")}
-    now["sequences"] = current.batch_size * current.ranks
+    started, now = time.monotonic(), _as_trial(current)
     qualities = []
     for seed in range(current.seed + 1, current.seed + 1 + seeds):
         qualities.append((search.quality(best.params, seed, rows), search.quality(now, seed, rows)))

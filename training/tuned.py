@@ -43,7 +43,7 @@ def with_tuned(settings: TrainingSettings) -> TrainingSettings:
         if found is None:
             return settings
         known = {name: value for name, value in found["parameters"].items() if name not in settings.model_fields_set}
-        return settings.model_copy(update=TrainingSettings.model_validate(settings.model_dump() | known).model_dump())
+        return TrainingSettings.model_validate(settings.model_dump() | known)
     except (ValidationError, msgspec.DecodeError, KeyError, AttributeError) as error:
         raise UnusableData(
             f"{models_folder() / TUNED} is no decision that a training can take: {in_one_line(error)}. Nothing was trained and what is live stays live. "

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped
 
 from evershelf import storage
 from evershelf.errors import CommandFailed
+from evershelf.progress import Say
 from evershelf.settings import CONFIG_VARIABLE, Settings, config_file
 from evershelf.stack.airflow import airflow_environment, prepare_airflow
 from evershelf.stack.hdfs import prepare_hdfs
@@ -67,7 +68,7 @@ def read_record(home: Path) -> Running | None:
         ) from None
 
 
-def start(settings: Settings, names: Iterable[str], overrides: Mapping[str, str], say: Callable[[str], None]) -> Running:
+def start(settings: Settings, names: Iterable[str], overrides: Mapping[str, str], say: Say) -> Running:
     """Start services and wait until each is ready; those that run already stay as they are.
 
     Args:

@@ -5,7 +5,7 @@ cleared away (another one). Whatever goes wrong, everything is put back: gateway
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from evershelf import snapshot as snapshots
 from evershelf.errors import EvershelfError, SnapshotDamaged
+from evershelf.progress import Say
 from evershelf.settings import Settings, load_settings
 from evershelf.storage import Place, at
 from serving.errors import PromotionRefused, ServingError
@@ -24,8 +25,6 @@ from serving.promotion.served_models import LoadFailed, ServedModels
 
 LOCK = "promote.lock"
 _POLL_S = 0.1
-
-Say = Callable[[str], None]
 
 
 class Unfit(ServingError):

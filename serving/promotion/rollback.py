@@ -12,13 +12,14 @@ import msgspec
 from evershelf import snapshot as snapshots
 from evershelf import storage
 from evershelf.errors import EvershelfError
+from evershelf.progress import Say
 from evershelf.settings import Settings, load_settings
 from evershelf.storage import Place, at
 from serving.errors import PromotionRefused
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering
 from serving.promotion.log import LiveState, PromotionLog
-from serving.promotion.promoter import Say, align, forget
+from serving.promotion.promoter import align, forget
 from serving.promotion.served_models import ServedModels
 
 PENDING = "rollback.pending.json"

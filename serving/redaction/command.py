@@ -27,6 +27,7 @@ import msgspec
 
 from evershelf import forgotten, storage
 from evershelf.errors import CommandFailed, EvershelfError
+from evershelf.progress import Say
 from evershelf.settings import load_settings
 from evershelf.version import code_version
 from serving.redaction import released, tables
@@ -35,7 +36,7 @@ from serving.redaction.found import Redaction
 RECEIPTS = "receipts"  # in the home
 
 
-def redact(say: Callable[[str], None], publish: Callable[[date, date], None] | None = None) -> Redaction:
+def redact(say: Say, publish: Callable[[date, date], None] | None = None) -> Redaction:
     """Take every forgotten shopper out; what fails is named and keeps no other place from being redacted.
 
     Args:

@@ -1,7 +1,7 @@
 """What a redaction has done so far, and what every part of it needs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evershelf.forgotten import Forgotten
+from evershelf.progress import Say
 from evershelf.settings import Settings
 
 USER = "user_id"
@@ -24,7 +25,7 @@ class Redaction:
 
     settings: Settings
     gone: Forgotten
-    say: Callable[[str], None]
+    say: Say
     removed: Counter[str] = field(default_factory=Counter)
     days: list[date] = field(default_factory=list)
     snapshots: dict[str, str] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class Training:
         self.parameters = TrainingSettings.model_validate(SMALL | parameters)
 
     def run(self, disturb: dict[int, Any] | None = None) -> None:
-        """Train; after an epoch in `disturb`, wait for a checkpoint within the next one and send its signal to the last rank, or to all."""
+        """Train; when an epoch in `disturb` is reported, which is while the next one runs, send its signal to the last rank, or to all."""
         left = dict(disturb or {})
 
         def after(epoch: dict[str, Any]) -> None:
