@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from evershelf.lexical import Lexical
+from evershelf.text_encoder import TextEncoder
+from evershelf.vectors import Vectors
+
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.uint32]
 
 FITS = ("words", "meaning", "like the best", "first by words")
-PLAIN = (1.0, 1.0, 0.0, 0.0)  # weights where nothing was learned
+PLAIN, WORDS = (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)  # weights where nothing was learned; where meaning counts for nothing
+SEARCHED = {"title": "title", "brand": "brand", "category": "category_path", "description": "description"}  # field of the lexical index -> column of products
+WEIGHTS = "weights.json"  # beside the vectors
 _BEST = 20  # items that say what the query is about
 _HALF = 30  # the item at this place by words gets half of what the first one gets
+_LEAST = 0.4  # cosine; an item that matches no word and means less of what was searched for is no answer (six of seven right ones mean more)
 
 
 def item_text(title: str | None, description: str | None) -> str:
@@ -43,3 +51,32 @@ def fits(lexical: npt.NDArray[np.floating[Any]], vectors: Floats, query: Floats)
 def scores(fitting: Floats, weights: Sequence[float] = PLAIN) -> Floats:
     """Return [items] from [items, FITS]; more is better."""
     return fitting @ np.asarray(weights, np.float32)
+
+
+class Hybrid:
+    """A catalogue's two indexes, searched as one. Not safe for several threads at once."""
+
+    def __init__(self, lexical: Lexical, vectors: Vectors, encoder: TextEncoder, weights: Sequence[float] = PLAIN) -> None:
+        self._lexical, self._vectors, self._encoder, self._weights = lexical, vectors, encoder, weights
+
+    def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
+        """Return the numbers and scores, 0 to 1, of the items that match a word or mean the same, best first."""
+        numbers, fitting = self.fits(text, limit)
+        if not len(numbers):
+            return numbers, np.empty(0, np.float32)
+        worth = scores(fitting, self._weights)
+        best = np.argsort(-worth, kind="stable")[:limit]
+        worth = worth[best]
+        spread = float(worth[0] - worth[-1])
+        return numbers[best], (worth - worth[-1]) / spread if spread > 0 else np.ones(len(best), np.float32)
+
+    def fits(self, text: str, limit: int) -> tuple[Numbers, Floats]:
+        """Return the numbers of the first items by words and of the nearest ones by meaning, at most `limit` of each, and [items, FITS] of them."""
+        by_words, lexical = self._lexical.search(text, limit)
+        query = self._encoder.vector(text)
+        near = self._vectors.nearest(query, limit)
+        near = near[(self._vectors.of(near) @ query >= _LEAST) & ~np.isin(near, by_words)]
+        numbers = np.concatenate([by_words, near])
+        if not len(numbers):
+            return numbers, np.empty((0, len(FITS)), np.float32)
+        return numbers, fits(np.concatenate([lexical, np.zeros(len(near), np.float32)]), self._vectors.of(numbers), query)

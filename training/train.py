@@ -13,6 +13,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from evershelf import lake
+from evershelf.contracts.model import TEXT_ENCODER
 from evershelf.models import model_folder, models_folder, newest_blessed
 from evershelf.progress import Say
 from evershelf.settings import Settings, TrainingSettings
@@ -30,10 +31,11 @@ def train_model(settings: Settings, say: Say) -> str:
     Raises:
         TrainingError: nothing was exported.
     """
-    from training import data
+    from training import data, text_encoder
 
     started = time.monotonic()
     settings = settings.model_copy(update={"training": with_tuned(settings.training)})
+    encoder = text_encoder.converted(settings.training.text_encoder) if settings.search.by_meaning else None
     shop = data.read_shop(settings.training)
     model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
     if (models_folder() / model_id).is_dir():
@@ -48,7 +50,7 @@ def train_model(settings: Settings, say: Say) -> str:
             at(kept_at).mkdir(parents=True, exist_ok=True)
             words, prepared = fit(model_id, settings.training, shop, work, say, run.epoch, kept_at=kept_at)
             say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
-            run.finish(_finish(settings, shop, words, prepared, work, at(kept_at), model_id, say, started), model_folder(model_id))
+            run.finish(_finish(settings, shop, words, prepared, encoder, work, at(kept_at), model_id, say, started), model_folder(model_id))
             remove(at(kept_at))
             shutil.rmtree(work)
     except Timeout:
@@ -96,9 +98,11 @@ def fit(
     return words, prepared
 
 
-def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path, kept: Place, model_id: str, say: Say, started: float) -> dict[str, Any]:
+def _finish(
+    settings: Settings, shop: Any, words: Any, prepared: Any, encoder: Path | None, work: Path, kept: Place, model_id: str, say: Say, started: float
+) -> dict[str, Any]:
     """Export, evaluate and bless; return what evaluation.json holds."""
-    from training import blessing, evaluation, export, loop
+    from training import blessing, evaluation, export, loop, search_clicks
 
     model, epoch = loop.load_best(settings.training, prepared, kept)
     folder = work / "model"
@@ -109,8 +113,9 @@ def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
+    search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
-    found = measured.report | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    found = measured.report | search | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
     _write(folder / "evaluation.json", found)
     _write(
         folder / "lineage.json",
@@ -130,7 +135,8 @@ def _finish(settings: Settings, shop: Any, words: Any, prepared: Any, work: Path
 
 
 def _fingerprint(settings: Settings, shop: Any) -> str:
-    what = {"tables": shop.versions, "parameters": settings.training.model_dump(mode="json"), "code": code_version(), "lake": lake.table_url("events")}
+    parameters = settings.training.model_dump(mode="json") | {"search": settings.search.model_dump(mode="json")}
+    what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -10,9 +10,11 @@ models/<model_id>/
                          "blessed": …, "why": …}
     golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
                          only, no shopper's data
+    text_encoder/        optional: what evershelf/text_encoder.py runs, and weights.json: how much each of evershelf/hybrid.py's FITS counts in a search
     lineage.json         lake tables and versions, parameters, seed, code version, data_as_of
 """
 
+TEXT_ENCODER = "text_encoder"
 HISTORY_LENGTH = 50  # newest last, padded on the left with 0
 QUERY_WORDS = 8
 RANKED_CANDIDATES = 200

@@ -6,6 +6,7 @@
     store.lmdb          candidates, histories and popular lists
     items.lmdb          what an answer shows of an item, and its index in the vocabulary
     search/             lexical index
+    vectors/            optional: index of the items' text vectors, the encoder of queries, and how much words and meaning count
     golden.json         requests and the scores that the offline model gives them
     evaluation.json     offline figures of the model
 """
@@ -17,6 +18,7 @@ VOCABULARY = "vocabulary.json"
 STORE = "store.lmdb"
 ITEMS = "items.lmdb"
 SEARCH = "search"
+VECTORS = "vectors"
 GOLDEN = "golden.json"
 EVALUATION = "evaluation.json"
 

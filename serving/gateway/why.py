@@ -249,8 +249,8 @@ def _proposed(question: Question, number: int, lists: Iterable[Found], matching:
     on = [found for found in lists if number in found.numbers]
     if near := [_title(question, found.item) for found in on if found.item is not None]:
         yield f"often chosen by those who chose {' or '.join(near)}"
-    if matching and any(found.origin == "words" for found in on):
-        yield f"matches your words '{' '.join(matching)}'"
+    if any(found.origin == "words" for found in on):
+        yield f"matches your words '{' '.join(matching)}'" if matching else f"is about what you searched for: '{question.text}'"
     yield from (_origin(question, found) for found in on if found.origin in ("own_list", "query_list"))
     yield from [_origin(question, found) for found in on if found.origin == "popular"][:1]
 

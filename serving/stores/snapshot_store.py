@@ -1,25 +1,33 @@
-"""Read one snapshot from local disk: memory-mapped lists and items, the lexical index, the ranker. Nothing here writes."""
+"""Read one snapshot from local disk: memory-mapped lists and items, the indexes of words and of meaning, the ranker. Nothing here writes."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import lmdb
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evershelf.contracts.snapshot import ITEMS, RANKER, SEARCH, STORE
+from evershelf.contracts.snapshot import ITEMS, RANKER, SEARCH, STORE, VECTORS
 from evershelf.errors import SnapshotDamaged
+from evershelf.hybrid import WEIGHTS, Hybrid
 from evershelf.lexical import Lexical
 from evershelf.snapshot import Manifest, read_manifest
+from evershelf.text_encoder import ENCODER, TextEncoder
+from evershelf.vectors import Vectors
 from serving.errors import SourceUnavailable
 from serving.stores import layout
 from serving.stores.layout import Floats, Item, ItemList, Numbers, UserLists
 from serving.stores.local_ranker import LocalRanker
 
+logger = logging.getLogger(__name__)
+
+_encoders: WeakValueDictionary[str, TextEncoder] = WeakValueDictionary()  # by checksum: snapshots of one encoder share what it needs in memory
 _CACHED_ITEMS = 20_000
 _CACHED_CATEGORIES = 1_000
 
@@ -79,6 +87,13 @@ class SnapshotStore:
         self.action_index = np.array(msgspec.msgpack.decode(column[layout.ACTIONS], type=list[int]), np.int32)
         self.hide_seen = msgspec.msgpack.decode(column[layout.HIDE_SEEN], type=bool)
         self._lexical = Lexical(folder / SEARCH)
+        self._hybrid = self._open_hybrid(folder / VECTORS) if (folder / VECTORS).is_dir() else None
+
+    def _open_hybrid(self, folder: Path) -> Hybrid:
+        digest = self.manifest.files[f"{VECTORS}/{ENCODER}"].sha256
+        if (encoder := _encoders.get(digest)) is None:
+            encoder = _encoders[digest] = TextEncoder(folder)
+        return Hybrid(self._lexical, Vectors(folder), encoder, msgspec.json.decode((folder / WEIGHTS).read_bytes(), type=tuple[float, float, float, float]))
 
     def close(self) -> None:
         """Unmap the files; nothing can be read afterwards. A process opens a snapshot once at a time."""
@@ -151,7 +166,12 @@ class SnapshotStore:
         return int.from_bytes(value, "little") if value else 0
 
     def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
-        """Return the numbers and BM25 scores of the items that match at least one word, best first."""
+        """Return the numbers and scores of the items that match a word or, where the snapshot has vectors, mean the same, best first."""
+        if self._hybrid:
+            try:
+                return self._hybrid.search(text, limit)
+            except (ValueError, RuntimeError):
+                logger.exception("search by meaning failed in snapshot %s; words answer alone", self.snapshot_id)
         return self._lexical.search(text, limit)
 
     def matching_words(self, text: str, limit: int) -> dict[int, tuple[str, ...]]:

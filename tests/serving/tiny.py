@@ -6,6 +6,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -17,8 +18,11 @@ import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.contracts.model import HISTORY_LENGTH, RANK_INPUTS, RANK_OUTPUT
+from evershelf.contracts.model import HISTORY_LENGTH, RANK_INPUTS, RANK_OUTPUT, TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
+from evershelf.hybrid import PLAIN, WEIGHTS, item_text
+from evershelf.text_encoder import TextEncoder
+from evershelf.vectors import write_vectors
 
 DATA_AS_OF = date(2026, 3, 1)
 CATEGORIES = ("Home > Candles", "Home > Mugs", "Garden")
@@ -188,3 +192,14 @@ def _model(folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"metrics": {"NDCG@10": 0.3}, "baselines": {}, "rung_quality": quality, "blessed": True, "why": "test"}))
     lineage = {"data_as_of": str(DATA_AS_OF), "tables": {"events": 0, "products": 0}, "seed": 7, "code_version": "test"}
     (folder / "lineage.json").write_text(json.dumps(lineage))
+
+
+def add_text_encoder(tiny: Tiny) -> None:
+    """Let the model search by meaning, too."""
+    from training.text_encoder import converted
+
+    folder = tiny.home / "models" / tiny.model_id / TEXT_ENCODER
+    shutil.copytree(converted(), folder)
+    (folder / WEIGHTS).write_text(json.dumps(PLAIN))
+    texts = [item_text(title(item), "") for item in ITEMS]
+    write_vectors(folder, texts, TextEncoder(folder).vectors(texts))

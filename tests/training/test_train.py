@@ -35,6 +35,7 @@ def test_train_writes_every_file_of_the_contract_and_says_whether_it_is_blessed(
         "evaluation.json",
         "golden.json",
         "lineage.json",
+        "text_encoder",
     }
     assert (folder / "saved_model" / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 0
     evaluation = json.loads((folder / "evaluation.json").read_bytes())
@@ -42,6 +43,7 @@ def test_train_writes_every_file_of_the_contract_and_says_whether_it_is_blessed(
     assert set(evaluation["rung_quality"]) == set(RUNGS)
     assert evaluation["rung_quality_by"] == "next item"  # this shop logs no impressions
     assert evaluation["metrics"]["NDCG@10"] > evaluation["baselines"]["popular"]["NDCG@10"]  # the ring can be learned, popularity says nothing of it
+    assert evaluation["search"]["queries_measured"] == 4 and evaluation["search"]["NDCG@10"] > 0
     slices = evaluation["slices"]
     assert slices["known"]["events"] + slices["guest"]["events"] == evaluation["events"]
     assert slices["light_history"]["events"] > 0
