@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import log
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,14 +17,10 @@ import numpy.typing as npt
 import tantivy
 from tantivy import Filter, Occur, Query, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
-from evershelf.text import normalized_query, number_of, words
+from evershelf.text import Language, normalized_query, number_of, words
 
 FIELDS = {"title": 4.0, "brand": 2.0, "category": 1.5, "description": 1.0}  # and what a match in each is worth
 
-Language = Literal[
-    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian",
-    "italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
-]  # fmt: skip
 Synonyms = Mapping[str, Sequence[str]]  # a word or words, normalised -> what counts beside
 
 _NUMBER = "number"

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from evershelf.contracts import LAKE_TABLES
 from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.errors import InvalidSettings
+from evershelf.text import Language
 
 PREFIX = "EVERSHELF_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -175,6 +176,11 @@ class CandidateSettings(Section):
     active_days: Positive = 90  # shoppers seen within so many days get a list of their own
 
 
+class SearchSettings(Section):
+    language: Language = "english"  # of the products' texts: whose endings words lose, whose words for prices are understood
+    synonyms: Path | None = None  # a text file: `sofa, couch` on a line, `case => sleeve` for one way only; a snapshot takes it along
+
+
 class LabelSettings(Section):
     min_accuracy: Share = 0.8  # a rule, or the model, that is right less often on known items fills nothing in
 
@@ -298,6 +304,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = TrainingSettings()
     search: SearchSettings = SearchSettings()
     candidates: CandidateSettings = CandidateSettings()
+    search: SearchSettings = SearchSettings()
     labels: LabelSettings = LabelSettings()
     nearline: NearlineSettings = NearlineSettings()
     redis: RedisSettings = RedisSettings()

@@ -2,8 +2,15 @@
 
 import re
 import unicodedata
+from typing import Literal
 
-_UNITS = {  # how a unit is written in the end, and how else it is written
+# whose stems tantivy knows
+Language = Literal[
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian",
+    "italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
+]  # fmt: skip
+
+_SPELLINGS = {  # how a unit is written in the end, and how else it is written
     "w": "watt watts",
     "kw": "kilowatt kilowatts",
     "v": "volt volts",
@@ -41,11 +48,11 @@ _UNITS = {  # how a unit is written in the end, and how else it is written
     "cl": "centiliter centiliters centilitre centilitres",
     "l": "liter liters litre litres ltr",
 }
-_UNIT = {spelling: unit for unit, others in _UNITS.items() for spelling in (unit, *others.split())}
-_APART = "|".join(spelling for spelling in _UNIT if spelling != "in")  # which is a word besides: a unit only right behind its number
+UNITS = {spelling: unit for unit, others in _SPELLINGS.items() for spelling in (unit, *others.split())}  # each spelling, and how it is written in the end
+_APART = "|".join(spelling for spelling in UNITS if spelling != "in")  # which is a word besides: a unit only right behind its number
 _DIGIT, _PLAIN = re.compile(r"\d"), re.compile(r"[^\W_]+")
 _WORD = re.compile(rf"(\d++(?:[.,]\d{{1,3}}+)?)(?:(in)|[\W_]*+({_APART}))(?![^\W_])|[^\W_]++")
-_MEASURE = re.compile(rf"(\d+(?:\.\d+)?)(?:{'|'.join(_UNITS)})")
+_MEASURE = re.compile(rf"(\d+(?:\.\d+)?)(?:{'|'.join(_SPELLINGS)})")
 _INCHES = re.compile(r'(?<=\d)(?:"|\u201d|\'\'|\u2032\u2032)')
 _QUOTED = re.compile(r'(?:^|[\s(])["\u201d]\S')
 
@@ -61,7 +68,7 @@ def words(text: str | None) -> list[str]:
         return _PLAIN.findall(plain)
     if not _QUOTED.search(plain):
         plain = _INCHES.sub(" inch ", plain)
-    return [_decimal(found[1]) + _UNIT[found[2] or found[3]] if found[1] else found[0] for found in _WORD.finditer(plain)]
+    return [_decimal(found[1]) + UNITS[found[2] or found[3]] if found[1] else found[0] for found in _WORD.finditer(plain)]
 
 
 def number_of(word: str) -> str | None:

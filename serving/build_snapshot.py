@@ -1,7 +1,7 @@
 """Build one snapshot: candidates, model and the products' latest descriptions become one sealed bundle.
 
 Reads the candidates' Parquet, the model folder and the products table; writes a folder under `snapshots` that is visible whole or not at all. The same
-candidates and model give the snapshot that is already there, unless that was rejected or rolled back. Nothing is promoted by this job.
+candidates, model, language and synonyms give the snapshot that is already there, unless that was rejected or rolled back. Nothing is promoted by this job.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VECTORS, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
 from evershelf.hybrid import SEARCHED, WEIGHTS, item_text
-from evershelf.lexical import write_lexical
+from evershelf.lexical import read_synonyms, write_lexical
 from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
@@ -89,7 +89,9 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     lineage = _read_json(candidates / "lineage.json")
     model = at(settings.url("models")) / lineage["model_id"]
     evaluation = _read_json(model / "evaluation.json")
-    whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json")}
+    synonyms = _synonyms(settings.search.synonyms)
+    search = {"language": settings.search.language, "synonyms": hashlib.sha256(json.dumps(synonyms).encode()).hexdigest()}
+    whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json"), "search": search}
     snapshots = at(settings.url("snapshots"))
     if existing := _already_built(snapshots, whole_lineage, PromotionLog(at(settings.url("promotions"))).state().out):
         return existing
@@ -105,7 +107,8 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         content.mkdir()
         with at_hand(candidates) as lists:
             _write_store(content / STORE, lists, products)
-        write_lexical(content / SEARCH, {field: products.table[column].to_pylist() for field, column in SEARCHED.items()})
+        texts = {field: products.table[column].to_pylist() for field, column in SEARCHED.items()}
+        write_lexical(content / SEARCH, texts, settings.search.language, synonyms)
         with at_hand(model) as trained:
             vocabulary = _read_json(trained / "vocabulary.json")
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
@@ -140,6 +143,15 @@ def _candidates_folder(candidates_id: str | None) -> Place:
     if not finished:
         raise CommandFailed(f"There are no candidates in {folder}. {ADVICE} Build them with `evershelf run candidates`.")
     return finished[-1].parent
+
+
+def _synonyms(path: Path | None) -> dict[str, list[str]]:
+    try:
+        return read_synonyms(path.read_text(encoding="utf-8")) if path else {}
+    except OSError as error:
+        raise CommandFailed(f"The synonyms {path} cannot be read ({error.strerror}). {ADVICE} Put the file there, or change search.synonyms.") from None
+    except ValueError as error:  # a UnicodeDecodeError is one too
+        raise CommandFailed(f"The synonyms {path} cannot be read: {error}. {ADVICE} A line is `a, b, c` or `a => b`, in UTF-8; # begins a comment.") from None
 
 
 def _read_json(path: Place) -> dict[str, Any]:
@@ -275,11 +287,15 @@ def _write_items(path: Path, products: Products, vocabulary: dict[str, list[str]
     index = pc.fill_null(pc.index_in(products.ids, value_set=pa.array(vocabulary["items"], pa.string())), 0).to_numpy()
     stock = pc.fill_null(table["stock"], 1).to_numpy()
     paths = pc.fill_null(table["category_path"], "").combine_chunks().dictionary_encode()
+    currencies = pc.fill_null(table["currency"], "").combine_chunks().dictionary_encode()
     actions = {action: place for place, action in enumerate(vocabulary["actions"])}
     columns = {
         layout.COLUMN_VOCABULARY: index.astype(layout.INDEX).tobytes(),
         layout.COLUMN_IN_STOCK: (stock > 0).astype(np.bool_).tobytes(),
         layout.COLUMN_CATEGORY: paths.indices.to_numpy().astype(layout.INDEX).tobytes(),
+        layout.COLUMN_PRICE: pc.fill_null(table["price"], np.nan).to_numpy().astype(layout.SCORE).tobytes(),
+        layout.COLUMN_CURRENCY: currencies.indices.to_numpy().astype(layout.INDEX).tobytes(),
+        layout.CURRENCIES: msgspec.msgpack.encode(currencies.dictionary.to_pylist()),
         layout.CATEGORIES: msgspec.msgpack.encode(paths.dictionary.to_pylist()),
         layout.ACTIONS: msgspec.msgpack.encode([actions.get(event, 0) for event in EVENT_TYPES]),
         layout.HIDE_SEEN: msgspec.msgpack.encode(hide_seen),

@@ -5,7 +5,7 @@
     model/              SavedModel; ranker.tflite and vocabulary.json stand beside it at the top
     store.lmdb          candidates, histories and popular lists
     items.lmdb          what an answer shows of an item, and its index in the vocabulary
-    search/             lexical index
+    search/             lexical index, the words of the catalogue, the shop's synonyms
     vectors/            optional: index of the items' text vectors, the encoder of queries, and how much words and meaning count
     golden.json         requests and the scores that the offline model gives them
     evaluation.json     offline figures of the model
@@ -22,4 +22,4 @@ VECTORS = "vectors"
 GOLDEN = "golden.json"
 EVALUATION = "evaluation.json"
 
-READS_CONTRACTS = {"snapshot": 1}
+READS_CONTRACTS = {"snapshot": 2}

@@ -22,6 +22,7 @@ class Addition:
     Attributes:
         made_at: seconds since 1970.
         in_stock: [items] bool, instead of the snapshot's.
+        price, currency: [items], instead of the snapshot's; -1 is a currency that the snapshot does not know.
         changes: item number -> what its newest description says.
         chosen_items: the items that were chosen since the snapshot's data ended, by number.
         chosen: [items] float32, how often, as much as the snapshot's popular lists count it.
@@ -29,6 +30,8 @@ class Addition:
 
     made_at: float
     in_stock: npt.NDArray[np.bool_]
+    price: Floats
+    currency: npt.NDArray[np.int32]
     changes: Mapping[int, Change]
     chosen_items: Numbers
     chosen: Floats
@@ -56,9 +59,12 @@ def added(newest: Overlay, store: SnapshotStore) -> Addition:
     later = {dt: counts for dt, counts in newest.chosen.items() if dt > store.data_as_of}
     number = store.numbers({*changed, *(item for counts in later.values() for item in counts)})
     changes = {number[item]: change for item, change in changed.items() if item in number}
-    in_stock = store.in_stock.copy()
+    in_stock, price, currency = store.in_stock.copy(), store.price.copy(), store.currency.copy()
+    place_of = {name: place for place, name in enumerate(store.currencies)}
     for place, change in changes.items():
         in_stock[place] = change.stock is None or change.stock > 0
+        price[place] = np.nan if change.price is None else change.price
+        currency[place] = place_of.get(change.currency or "", -1)
     chosen = np.zeros(len(in_stock), np.float32)
     end = datetime.combine(as_of + _DAY, datetime.min.time(), UTC)
     for dt, counts in later.items():
@@ -67,4 +73,4 @@ def added(newest: Overlay, store: SnapshotStore) -> Addition:
         for item, count in counts.items():
             if item in number:
                 chosen[number[item]] += count * 2.0 ** (days / HALF_LIFE_DAYS)
-    return Addition(newest.made_at, in_stock, changes, np.flatnonzero(chosen).astype(np.uint32), chosen)
+    return Addition(newest.made_at, in_stock, price, currency, changes, np.flatnonzero(chosen).astype(np.uint32), chosen)

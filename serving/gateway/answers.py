@@ -41,12 +41,29 @@ class Skipped(Struct, frozen=True, gc=False):
     why: str
 
 
+class Understood(Struct, frozen=True, gc=False):
+    """How a query was read.
+
+    `text` is what was searched for: the query without a price. `corrected` names the words that no item has, and what they were read as. `price_from`,
+    `price_to` (both included) and `currency` are what the items were to cost; `filter_dropped` is true when nothing that was found costs that, and items of
+    other prices are shown instead. `category` is the likeliest category path.
+    """
+
+    text: str
+    corrected: dict[str, str]
+    price_from: float | None
+    price_to: float | None
+    currency: str | None
+    filter_dropped: bool
+    category: str | None
+
+
 class Answer(Struct, frozen=True, gc=False):
     """An answer, and where it came from.
 
     `served_by` is the rung; `arm` who this shopper's snapshot is for; `data_as_of` the last day of data in it; `overlay_age_s` null without an overlay;
     `expected_quality` that rung's offline quality relative to `live` (1.0); `matched` false when nothing matches what was asked for and popular items
-    are shown instead.
+    are shown instead; `understood` how the query was read, null when this is no search.
     """
 
     request_id: str
@@ -59,6 +76,7 @@ class Answer(Struct, frozen=True, gc=False):
     matched: bool
     items: list[AnswerItem]
     skipped: list[Skipped]
+    understood: Understood | None = None
 
 
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -242,7 +260,8 @@ class Why(Struct, frozen=True):
     """One recent answer explained. `user` is a pseudonym, `ms` the whole time in the gateway, `retrieval_ms` the part that finding candidates took.
 
     `candidates`, `origins` and the reasons are worked out when this is asked, with the snapshot that answered: null and empty when it is not loaded any more,
-    which `note` then says. `same_order` tells whether ranking again gave the order that was shown. `unable` are snapshots that should have answered first.
+    which `note` then says; so is `understood`, which is null of what is no search, too. `same_order` tells whether ranking again gave the order that was shown.
+    `unable` are snapshots that should have answered first.
     """
 
     request_id: str
@@ -269,6 +288,7 @@ class Why(Struct, frozen=True):
     same_order: bool | None
     items: list[WhyItem]
     note: str
+    understood: Understood | None = None
 
 
 encode = msgspec.json.Encoder().encode

@@ -198,8 +198,9 @@ class Gateway:
             question = Question(loaded.store, kind, k, now, user, category, text, item_id, recent, addition)
             try:
                 ranked, rung, skipped = await loaded.ladder.answer(question, started + self._deadline)
-                items = slate.show(question, slate.fill(question, ranked), self.settings.explored_share)
-                matched = question.matched
+                filled = slate.fill(question, ranked)
+                items = slate.show(question, filled, self.settings.explored_share)
+                matched, understood = question.matched, question.understood(filled.numbers)
             except Exception:  # whatever is wrong with one snapshot, the next may be whole
                 logger.exception("snapshot %s cannot answer", loaded.snapshot_id)
                 self.counters.failed(loaded.snapshot_id, its_arm)
@@ -209,7 +210,7 @@ class Gateway:
             self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
             quality = loaded.store.manifest.rung_quality[rung]
             age = round(now - addition.made_at, 3) if addition else None
-            answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, age, quality, matched, items, skipped)
+            answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, age, quality, matched, items, skipped, understood)
             try:
                 if not self._gone(user):  # who may have been forgotten just now
                     self.memory.add(question, answer, milliseconds, unable)

@@ -34,7 +34,12 @@ def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a gateway."""
     types = (Answer, Event, Accepted, Status, Why, HoldWish, Problem)
     _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    query: Parameter = ("q", True, _STRING, f"what is searched for, 1 to {MAX_QUERY_BYTES} bytes")
+    query: Parameter = (
+        "q",
+        True,
+        _STRING,
+        f"what is searched for, 1 to {MAX_QUERY_BYTES} bytes; a price in it ('under 30', '20-40 €') is a filter, see `understood`",
+    )
     item: Parameter = ("item_id", True, _STRING, f"the item, at most {MAX_ITEM_ID_BYTES} bytes")
     category: Parameter = ("category", False, _STRING, "only items of this category path")
     recent: Parameter = ("recent", False, _STRING, f"item ids just seen, newest last, joined by commas, at most {MAX_RECENT}")

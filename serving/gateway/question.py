@@ -15,6 +15,8 @@ from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
 from evershelf.text import normalized_query, words
 from serving.gateway.addition import Addition
+from serving.gateway.answers import Understood
+from serving.gateway.intent import Wanted, understand
 from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal["search", "recommend", "similar"]
 
 NEIGHBOURS_OF = 5  # newest items whose neighbours are retrieved
+DEEPER = 20
 _DAY = 86_400.0
 _NO_NUMBERS = np.empty(0, np.uint32)
 _NO_FLOATS = np.empty(0, np.float32)
@@ -73,7 +76,7 @@ class Question:
     Attributes:
         user: pseudonym; None for a guest.
         category: only items of this category path; '' for all.
-        text: what was searched for; '' when this is no search.
+        text: the query as it was typed; '' when this is no search.
         item_id: the item to find similar ones for; '' when there is none.
         recent: what the shopper did since the snapshot, newest last.
         addition: what nearline knows that the snapshot does not; None without.
@@ -128,17 +131,46 @@ class Question:
         return self.store.number(self.item_id) if self.item_id else None
 
     @cached_property
+    def wanted(self) -> Wanted:
+        """What the query says: what is searched for, and at which price."""
+        return understand(self.text, self.store.language, self.store.currencies)
+
+    @cached_property
+    def corrected(self) -> dict[str, str]:
+        """The words of the query that no item has, and what they are read as."""
+        return self.store.corrected(self.wanted.text) if self._hits is not NOTHING else {}
+
+    @cached_property
+    def searched_words(self) -> list[str]:
+        """What is searched for, word by word; in place of a word that neither the model nor any item knows, what it is read as."""
+        known = self.store.word_index
+        return [word if word not in self.corrected or known(word) else self.corrected[word] for word in words(self.wanted.text)]
+
+    @cached_property
     def normalized(self) -> str:
-        return normalized_query(self.text)
+        """Under which the query's list is stored: as it was typed, or else as it is read."""
+        typed = normalized_query(self.wanted.text)
+        return typed if not self.corrected or self.store.list_of_query(typed) else " ".join(self.searched_words)
 
     @cached_property
     def lexical(self) -> Ranked:
-        """What matches the query's words, by BM25; nothing when the index cannot be read."""
+        """What matches the query's words and may be shown, by BM25; nothing when the index cannot be read."""
+        found = self.allowed(self._hits)
+        return Ranked(found.numbers[:RANKED_CANDIDATES], found.scores[:RANKED_CANDIDATES])
+
+    @property
+    def depth(self) -> int:
+        """How many hits are looked at: more where only those of a price count."""
+        return RANKED_CANDIDATES * (DEEPER if self.wanted.priced else 1)
+
+    @cached_property
+    def _hits(self) -> Ranked:
+        """What matches the query's words."""
         if not self.text:
             return NOTHING
         began = time.perf_counter()
         try:
-            return self.allowed(Ranked(*self.store.search(self.text, RANKED_CANDIDATES)))
+            return Ranked(*self.store.search(self.wanted.text, self.depth))
         except (ValueError, OSError, RuntimeError):
             logger.exception("the lexical index of snapshot %s failed", self.store.snapshot_id)
             return NOTHING
@@ -149,6 +181,8 @@ class Question:
     def matched(self) -> bool:
         """Whether the snapshot knows what was asked for: a word of the query, the item, the category."""
         match self.kind:
+            case "search" if self.wanted.priced and not self.normalized:  # a price and nothing else
+                return bool(self._cost_it(self.popular.numbers).all())
             case "search":
                 return len(self.lexical.numbers) > 0 or self.store.list_of_query(self.normalized) is not None
             case "similar":
@@ -161,10 +195,35 @@ class Question:
         """Per category place, whether its items are wanted; None: all are."""
         return self.store.in_category(self.category) if self.category else None
 
+    @cached_property
+    def _price_counts(self) -> bool:
+        """Whether a price was named, and something that was found can be had for it."""
+        if not self.wanted.priced:
+            return False
+        listed = self.store.list_of_query(self.normalized)
+        found = distinct([self._hits.numbers, *([listed.numbers()] if listed else [])])
+        return not len(found) or bool((self._cost_it(found) & (self.addition or self.store).in_stock[found]).any())
+
+    def _cost_it(self, numbers: Numbers) -> npt.NDArray[np.bool_]:
+        """Return [items] whether items cost what is wanted; one without a price does not."""
+        today, wanted = self.addition or self.store, self.wanted
+        price = today.price[numbers]
+        cost = np.isfinite(price)
+        if wanted.price_from is not None:
+            cost &= price >= np.float32(wanted.price_from)
+        if wanted.price_to is not None:
+            cost &= price <= np.float32(wanted.price_to)
+        if wanted.currency is not None:
+            known = self.store.currencies
+            cost &= today.currency[numbers] == (known.index(wanted.currency) if wanted.currency in known else len(known))
+        return cost
+
     def allowed(self, ranked: Ranked) -> Ranked:
-        """Return what can be sold, is in the wanted category, is not the item itself, and was not chosen before."""
+        """Return what can be sold, is in the wanted category, has the wanted price, is not the item itself, and was not chosen before."""
         numbers = ranked.numbers
         keep = (self.addition or self.store).in_stock[numbers]
+        if self._price_counts:
+            keep &= self._cost_it(numbers)
         if self.allowed_items is not None:
             keep &= self.allowed_items[self.store.category[numbers]]
         if self.number is not None:
@@ -180,7 +239,7 @@ class Question:
         numbers = distinct(found.numbers for found in self.popular_lists)
         everything = Ranked(numbers, 1.0 / np.arange(1, len(numbers) + 1, dtype=np.float32))
         sellable = self.allowed(everything)
-        return sellable if len(sellable.numbers) else everything  # better sold-out or of another category than nothing
+        return sellable if len(sellable.numbers) else everything  # better sold-out, of another category or price than nothing
 
     @cached_property
     def popular_lists(self) -> list[Found]:
@@ -204,6 +263,14 @@ class Question:
             votes = np.bincount(self.store.category[self.lexical.numbers], self.lexical.scores)
             return self.store.categories[int(votes.argmax())]
         return ""
+
+    def understood(self, shown: Numbers) -> Understood | None:
+        """Return how the query was read, for an answer with these items."""
+        if self.kind != "search":
+            return None
+        wanted = self.wanted
+        dropped = wanted.priced and not self._cost_it(shown).all()
+        return Understood(wanted.text, self.corrected, wanted.price_from, wanted.price_to, wanted.currency, dropped, self._likeliest_category or None)
 
     @cached_property
     def _near(self) -> ItemList | None:
@@ -284,7 +351,7 @@ class Question:
             inputs["history_actions"][0, -length:] = action
             inputs["history_ages"][0, -length:] = np.maximum(min(self.now, self.store.latest_request) - times, 0) / _DAY
         if self.text:
-            known_words = [index for word in words(self.text) if (index := self.store.word_index(word))][:QUERY_WORDS]
+            known_words = [index for word in self.searched_words if (index := self.store.word_index(word))][:QUERY_WORDS]
             inputs["query_words"][0, : len(known_words)] = known_words
         numbers = self.candidates.numbers
         inputs["candidates"][0, : len(numbers)] = self.store.vocabulary[numbers]

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.contracts.model import HISTORY_LENGTH, RANKED_CANDIDATES
-from evershelf.text import words
+from evershelf.contracts.model import HISTORY_LENGTH
 from serving.errors import SourceUnavailable
 from serving.gateway import slate
 from serving.gateway.addition import Addition
@@ -54,7 +53,7 @@ class _Effect(NamedTuple):
 async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, addition: Addition | None, gateway: str) -> Why:
     """Explain an answer; without its snapshot, tell what was written down about it. `addition` is what the overlay adds to the snapshot now."""
     items, origins, note = _only_ids(answered), list[Origins](), ""
-    candidates = same_order = None
+    candidates = same_order = understood = None
     if loaded is None:
         note = f"Snapshot {answered.snapshot_id} is not loaded any more, so where the items came from and what moved them cannot be worked out now."
     else:
@@ -85,6 +84,7 @@ async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, 
             same_order = _same(answered, question, slate.fill(question, ranked).numbers)
             if not same_order:
                 note = "Ranked again, the order is not quite the one that was shown; the places below are those of now."
+        understood = question.understood(np.array([question.store.number(item_id) for item_id in answered.items], layout.NUMBER))
         items = _explained(question, answered, lists, ranked, effects)
     return Why(
         request_id=request_id,
@@ -114,6 +114,7 @@ async def explain(request_id: str, answered: Remembered, loaded: Loaded | None, 
         same_order=same_order,
         items=items,
         note=note,
+        understood=understood,
     )
 
 
@@ -158,7 +159,7 @@ def _origin(question: Question, found: Found) -> str:
         case "neighbours":
             return f"often chosen by those who chose {_title(question, found.item or 0)}"
         case "words":
-            return f"matches your words '{question.text}'"
+            return f"matches your words '{' '.join(question.searched_words)}'"
         case "query_list":
             return f"often chosen after searching for '{question.normalized}'"
         case "popular":
@@ -209,7 +210,7 @@ def _features(question: Question) -> Iterator[_Feature]:
             title = _title(question, number)
             phrase = f"because you {did} {title}" if did != "put in the basket" else f"because you put {title} in your basket"
             yield _Feature(question.store.item(number).item_id, None, phrase, {**inputs, **kept})
-    for word in dict.fromkeys(words(question.text)):
+    for word in dict.fromkeys(question.searched_words):
         keep = inputs["query_words"][0] != question.store.word_index(word)
         if not keep.all():
             yield _Feature(None, word, f"because of your word '{word}'", {**inputs, "query_words": _compact(inputs["query_words"], keep, newest_last=False)})
@@ -228,7 +229,7 @@ def _compact(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_], *, newest_la
 
 
 def _explained(question: Question, answered: Remembered, lists: Iterable[Found], ranked: Ranked | None, effects: list[_Effect]) -> list[WhyItem]:
-    matching = question.store.matching_words(question.text, RANKED_CANDIDATES) if question.text else {}
+    matching = question.store.matching_words(question.wanted.text, question.depth) if question.text else {}
     items = []
     for place, item_id, propensity in _shown(answered)[:_FIRST]:
         number = question.store.number(item_id)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from serving.errors import ServingError
-from serving.gateway.answers import Why
+from serving.gateway.answers import Understood, Why
 from serving.promotion.gateways import Gateways
 
 
@@ -47,6 +47,8 @@ def show(why: Why, console: Console) -> None:
         ("answered", f"{why.served_by} of snapshot {why.snapshot_id} ({why.arm}), expected quality {why.expected_quality:.3f} of live"),
         ("took", f"{why.ms:.1f} ms" + (f", of it retrieval {why.retrieval_ms:.1f} ms" if why.retrieval_ms is not None else "")),
     ]
+    if why.understood and (read := _read(why.understood)):
+        rows.append(("read as", read))
     if not why.matched:
         rows.append(("matched", "nothing: popular items were shown instead"))
     rows += [("unable", f"snapshot {snapshot_id}; the gateway's log says how") for snapshot_id in why.unable]
@@ -63,3 +65,13 @@ def show(why: Why, console: Console) -> None:
             console.print(Text("     " + "; ".join(told)), soft_wrap=True)
     if why.note:
         console.print(Text(why.note, style="yellow"), soft_wrap=True)
+
+
+def _read(query: Understood) -> str:
+    """Return what was not searched for as it was typed; '' when all was."""
+    told = [f"'{other}' for '{word}'" for word, other in query.corrected.items()]
+    if query.price_from is not None or query.price_to is not None:
+        limits = ((name, price) for name, price in (("from", query.price_from), ("to", query.price_to)) if price is not None)
+        price = " ".join(f"{name} {price:g}" for name, price in limits) + (f" {query.currency}" if query.currency else "")
+        told.append(f"'{query.text}' at a price {price}" + (", which nothing found costs: shown all the same" if query.filter_dropped else ""))
+    return "; ".join(told)

@@ -39,6 +39,7 @@ class SnapshotStore:
         vocabulary: [items] int32, the model's index of each item, 0 when it has none.
         in_stock: [items] bool; unknown stock counts as in stock.
         category: [items] int32, place in `categories`.
+        price: [items] float32, nan where there is none. currency: [items] int32, place in `currencies`, where '' is none.
         action_index: [event types] int32, the model's index of each of EVENT_TYPES, 0 when it has none.
         hide_seen: whether recommendations leave out all that the shopper has chosen before, or only the newest of it; what the evaluation found better.
     """
@@ -84,6 +85,8 @@ class SnapshotStore:
         self.in_stock = np.frombuffer(column[layout.COLUMN_IN_STOCK], np.bool_)
         self.category = np.frombuffer(column[layout.COLUMN_CATEGORY], layout.INDEX)
         self.categories = msgspec.msgpack.decode(column[layout.CATEGORIES], type=list[str])
+        self.price, self.currency = np.frombuffer(column[layout.COLUMN_PRICE], layout.SCORE), np.frombuffer(column[layout.COLUMN_CURRENCY], layout.INDEX)
+        self.currencies = msgspec.msgpack.decode(column[layout.CURRENCIES], type=list[str])
         self.action_index = np.array(msgspec.msgpack.decode(column[layout.ACTIONS], type=list[int]), np.int32)
         self.hide_seen = msgspec.msgpack.decode(column[layout.HIDE_SEEN], type=bool)
         self._lexical = Lexical(folder / SEARCH)
@@ -173,6 +176,15 @@ class SnapshotStore:
             except (ValueError, RuntimeError):
                 logger.exception("search by meaning failed in snapshot %s; words answer alone", self.snapshot_id)
         return self._lexical.search(text, limit)
+
+    @property
+    def language(self) -> str:
+        """The language of the lexical index."""
+        return self._lexical.language
+
+    def corrected(self, text: str) -> dict[str, str]:
+        """Return the words of a query that no item has and that are read as another: word -> likeliest other word."""
+        return self._lexical.corrected(text)
 
     def matching_words(self, text: str, limit: int) -> dict[int, tuple[str, ...]]:
         """Return which words of a query each of its hits matches, by item number. Slower than `search`: for explaining, not for answering."""
