@@ -35,7 +35,7 @@ _WORD, _FOLDED, _ITEMS = "word", "folded", "items"
 _BESIDE = 0.5  # what a synonym, or the number of a measure alone, is worth beside the word
 _GUESSED = 0.7  # what a nearby word is worth beside one that is there
 _MOST_GUESSES = 3
-_RAREST_GUESS = 0.01  # share of the items: a guess never tells more than a word of so many, or a rare word of chance would outweigh all that was asked for
+_RAREST_GUESS = 0.1  # share of the items: a guess tells no more than a word of so many, or a rare word of chance would outweigh what was asked for
 _REMEMBERED = 10_000  # words of queries
 _EDITS = ((8, 2), (4, 1))  # letters of a word, and by how many edits at most it may differ
 
