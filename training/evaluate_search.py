@@ -6,6 +6,7 @@ Source of the gain, 2 ** rating - 1: Burges et al., "Learning to rank using grad
 """
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tantivy
 
 from evershelf import hybrid
 from evershelf.lexical import Lexical, write_lexical
@@ -26,8 +28,8 @@ from training.text_encoder import converted
 
 PROTOCOL = (
     "{items} products ranked for {queries} queries that have a relevant one; gain 2^rating - 1. NDCG@10 ranks all products, and an unjudged one gains nothing; "
-    "'judged' ranks only those that were judged for the query. bm25: one field of all text. The weights for a query were learned from the other folds of "
-    "{folds}. 95 % intervals: bootstrap over queries, paired."
+    "'judged' ranks only those that were judged for the query. bm25: tantivy's, with its English analyser, over one field of all text; words: our lexical index over the same. The weights for a "
+    "query were learned from the other folds of {folds}. 95 % intervals: bootstrap over queries, paired."
 )
 METRICS = {"NDCG@10": False, "NDCG@10 judged": True}  # and whether only judged products are ranked
 LIKELY = 100  # best items by words, and as many by meaning, that are learned from beside the judged ones
@@ -49,15 +51,17 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
     if unknown:
         say(f"{unknown} judgments are of products that are not in the catalogue; they are left out")
     say(f"{len(catalogue.ids)} products, {len(judged.queries)} queries with a relevant one")
-    texts = [hybrid.item_text(*pair) for pair in zip(catalogue.texts["title"], catalogue.texts["description"], strict=True)]
+    described = [hybrid.item_text(*pair) for pair in zip(catalogue.texts["title"], catalogue.texts["description"], strict=True)]
     embed = TextEncoder(converted(encoder), threads=len(os.sched_getaffinity(0)))
-    vectors = embed.vectors(texts, _progress(len(texts), say))
+    vectors = embed.vectors(described, _progress(len(described), say))
     queries = embed.vectors(judged.queries)
     say(f"embedded after {time.monotonic() - started:.0f} s")
+    texts = _everything(catalogue)
     with tempfile.TemporaryDirectory() as folder:
-        lexical = _lexical(catalogue, Path(folder) / "index", judged.queries)
+        lexical = _lexical(texts, Path(folder) / "index", judged.queries)
+    plain = _plain_bm25(texts, judged.queries)
     asked = [_asked(hybrid.fits(words, vectors, query), ratings) for words, query, ratings in zip(lexical, queries, judged.ratings, strict=True)]
-    gains = _gains(asked, seed)
+    gains = _gains(asked, plain, seed)
     owners = np.arange(len(asked))
     ours = gains.pop("evershelf")
     return {
@@ -87,10 +91,14 @@ def _progress(count: int, say: Say) -> Callable[[int], None]:
     return report
 
 
-def _lexical(catalogue: Catalogue, folder: Path, queries: list[str]) -> list[npt.NDArray[np.float32]]:
-    """Return the BM25 scores [items] for each query, over one field of all that is said of a product."""
+def _everything(catalogue: Catalogue) -> list[str]:
+    """Return all that is said of each product."""
     texts = catalogue.texts
-    everything = [" ".join(parts) for parts in zip(texts["title"], texts["code"], texts["brand"], texts["description"], strict=True)]
+    return [" ".join(parts) for parts in zip(texts["title"], texts["code"], texts["brand"], texts["description"], strict=True)]
+
+
+def _lexical(everything: list[str], folder: Path, queries: list[str]) -> list[npt.NDArray[np.float32]]:
+    """Return the scores [items] of our lexical index for each query, over one field of all that is said of a product."""
     write_lexical(folder, {EVERYTHING: everything})
     index = Lexical(folder, {EVERYTHING: 1.0})
     found = []
@@ -102,6 +110,32 @@ def _lexical(catalogue: Catalogue, folder: Path, queries: list[str]) -> list[npt
     return found
 
 
+def _plain_bm25(everything: list[str], queries: list[str]) -> list[npt.NDArray[np.float32]]:
+    """Return the BM25 scores [items] for each query as tantivy gives them with its own English analyser: what ours is compared with."""
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field(EVERYTHING, tokenizer_name="en_stem")
+    builder.add_unsigned_field("number", fast=True)
+    index = tantivy.Index(builder.build())
+    writer = index.writer(num_threads=1)
+    for number, text in enumerate(everything):
+        document = tantivy.Document()
+        document.add_text(EVERYTHING, text)
+        document.add_unsigned("number", number)
+        writer.add_document(document)
+    writer.commit()
+    writer.wait_merging_threads()
+    index.reload()
+    searcher, found = index.searcher(), []
+    for query in queries:
+        wanted, _ = index.parse_query_lenient(" ".join(re.findall(r"[^\W_]+", query)), [EVERYTHING])
+        hits = searcher.search(wanted, len(everything), count=False).hits
+        scores = np.zeros(len(everything), np.float32)
+        numbers = np.array(searcher.fast_field_values("number", [address for _, address in hits]), np.int64)
+        scores[numbers] = [score for score, _ in hits]
+        found.append(scores)
+    return found
+
+
 def _asked(fits: npt.NDArray[np.float32], ratings: dict[int, float]) -> Asked:
     places, gain, judged = np.array(list(ratings)), np.zeros(len(fits)), np.zeros(len(fits), np.bool_)
     gain[places], judged[places] = 2.0 ** np.array(list(ratings.values())) - 1, True
@@ -109,19 +143,21 @@ def _asked(fits: npt.NDArray[np.float32], ratings: dict[int, float]) -> Asked:
     return Asked(fits=fits, gain=gain, judged=judged, likely=np.unique(np.concatenate([places, *best])))
 
 
-def _gains(asked: list[Asked], seed: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+def _gains(asked: list[Asked], plain: list[npt.NDArray[np.float32]], seed: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
     """Return what each way to rank gains: its name -> metric -> [queries]."""
     learned: dict[int, tuple[float, ...]] = {}
     for rest, held_out in search_ranking.folds(asked, seed):
         learned |= dict.fromkeys(map(id, held_out), search_ranking.learn(rest, seed))
-    weights = {"evershelf": None, "bm25": (1.0, 0.0, 0.0, 0.0), "meaning": (0.0, 1.0, 0.0, 0.0), "plain_sum": hybrid.PLAIN}
-    return {
+    weights = {"evershelf": None, "words": (1.0, 0.0, 0.0, 0.0), "meaning": (0.0, 1.0, 0.0, 0.0), "plain_sum": hybrid.PLAIN}
+    gains = {
         name: {
             metric: np.array([one.ndcg(hybrid.scores(one.fits, fixed or learned[id(one)]), judged_only=only) for one in asked])
             for metric, only in METRICS.items()
         }
         for name, fixed in weights.items()
     }
+    bm25 = {metric: np.array([one.ndcg(its, judged_only=only) for one, its in zip(asked, plain, strict=True)]) for metric, only in METRICS.items()}
+    return gains | {"bm25": bm25}
 
 
 def _means(gains: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:

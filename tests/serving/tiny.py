@@ -46,6 +46,10 @@ def title(item: str) -> str:
     return f"{COLOURS[ITEMS.index(item) // 3 % 4].capitalize()} {KINDS[category(item)]} no. {ITEMS.index(item)}"
 
 
+def price(item: str) -> float:
+    return 1.5 + ITEMS.index(item)
+
+
 @dataclass(frozen=True, slots=True)
 class Tiny:
     """Where the shop is, and what its model and candidates are called."""
@@ -118,7 +122,7 @@ def _products(folder: Path) -> None:
             "description": f"A {COLOURS[number // 3 % 4]} thing for the {category(item).split(' > ')[0].lower()}",
             "brand": "Acme" if number % 2 else None,
             "category_path": category(item),
-            "price": 1.5 + number,
+            "price": price(item),
             "currency": "GBP",
             "stock": 0 if item == SOLD_OUT else None if number == 3 else 5,
             "image": f"https://shop.example/{item}.jpg",

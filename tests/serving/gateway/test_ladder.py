@@ -215,3 +215,32 @@ def test_exploration_has_the_propensities_that_it_says(shop: Shop, gateway: Star
         for item in items[1:]:
             assert item["propensity"] == pytest.approx(0.2 / 4 / 18 if item in changed else 1 - 0.2 / 4)  # 23 items to sell, 5 shown, 18 spare
     assert 0.1 < explored / rounds < 0.3
+
+
+def test_a_price_in_a_query_is_a_filter_and_the_answer_says_how_the_query_was_read(served: GatewayProcess) -> None:
+    answer = served.get("/v1/search", q="candle between £5 and £12", k=50)
+    assert {item["item_id"] for item in answer["items"]} == {item for item in tiny.ITEMS if "Candle" in tiny.category(item) and 5 <= tiny.price(item) <= 12}
+    assert answer["matched"]
+    assert answer["understood"] == {
+        "text": "candle", "corrected": {}, "price_from": 5, "price_to": 12, "currency": "GBP", "filter_dropped": False, "category": "Home > Candles"
+    }  # fmt: skip
+    assert served.recommend(tiny.RAW_USERS[0])["understood"] is None
+
+
+@pytest.mark.parametrize("query", ["mug under 1", "mug under 20 €"])
+def test_what_nothing_costs_is_answered_without_the_price_and_says_so(served: GatewayProcess, query: str) -> None:
+    answer, without = served.get("/v1/search", q=query), served.get("/v1/search", q="mug")
+    assert answer["understood"]["filter_dropped"] and answer["matched"]
+    assert _ids(answer) == _ids(without)
+
+
+def test_a_price_alone_gives_popular_items_that_cost_it(served: GatewayProcess) -> None:
+    answer = served.get("/v1/search", q="under 6", k=50)
+    assert answer["served_by"] == "popular" and answer["matched"] and not answer["understood"]["filter_dropped"]
+    assert {item["item_id"] for item in answer["items"]} == {item for item in tiny.ITEMS if tiny.price(item) <= 6}
+
+
+def test_a_word_with_a_typo_finds_what_was_meant(served: GatewayProcess) -> None:
+    answer, meant = served.get("/v1/search", q="red cnadle", user_id=tiny.RAW_USERS[0]), served.get("/v1/search", q="red candle", user_id=tiny.RAW_USERS[0])
+    assert answer["understood"]["corrected"] == {"cnadle": "candle"}
+    assert (answer["served_by"], _ids(answer)[:2]) == ("local_model", _ids(meant)[:2])

@@ -143,6 +143,7 @@ def test_only_what_is_newer_than_a_snapshot_is_added_to_it(store: SnapshotStore)
     assert set(numbers) == {"i01", "i02", "i04", "i05"}
     assert set(addition.changes) == {numbers["i02"]}
     assert addition.in_stock[numbers["i01"]] and not addition.in_stock[numbers["i02"]] and store.in_stock[numbers["i02"]]
+    assert addition.price[numbers["i02"]] == 9 and addition.price[numbers["i01"]] == store.price[numbers["i01"]] == 2.5
     assert sorted(addition.chosen_items.tolist()) == sorted([numbers["i04"], numbers["i05"]])
     assert 2.0 < addition.chosen[numbers["i04"]] < 2.2  # half a day after the end of the snapshot's data counts a little more
 

@@ -66,6 +66,15 @@ def test_a_search_names_the_words_that_match(served: GatewayProcess) -> None:
     assert all(item["retrieved_at"] and item["ranked_at"] for item in why["items"])
 
 
+def test_it_tells_how_a_query_was_read(served: GatewayProcess) -> None:
+    answer = served.get("/v1/search", q="red cnadle under 10")
+    why = _why(served, answer)
+    assert why["understood"] == answer["understood"]
+    assert "often chosen after searching for 'red candle'" in [origin["words"] for origin in why["origins"]]  # the list of what was meant
+    assert "matches your words 'red candle'" in why["items"][0]["reasons"]
+    assert "read as   'candle' for 'cnadle'; 'red cnadle' at a price to 10\n" in _command(served, answer["request_id"]).stdout
+
+
 def test_similar_items_and_popular_ones_say_what_they_are(served: GatewayProcess) -> None:
     similar = _why(served, served.get("/v1/similar", item_id="i03"))
     assert all(f"often chosen by those who chose {tiny.title('i03')}" in item["reasons"] and not item["moved_by"] for item in similar["items"])

@@ -14,6 +14,7 @@ from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.rungs import RUNGS
 from evershelf.errors import CommandFailed
+from evershelf.settings import load_settings
 from serving.build_snapshot import build_snapshot
 from serving.stores import layout
 from serving.stores.layout import parents
@@ -96,6 +97,24 @@ def test_search_finds_other_forms_of_a_word_and_prefers_titles(store: SnapshotSt
     assert {store.item(int(number)).item_id for number in numbers[:2]} == {"i00", "i12"}
     assert np.all(np.diff(scores) <= 0)
     assert len(store.search("🕯 ((AND NOT", 50)[0]) == 0
+
+
+def test_synonyms_are_released_with_a_snapshot(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = shop.home / "synonyms.txt"
+    rules.write_text("lamp => lantern\n")
+    monkeypatch.setenv("EVERSHELF_SEARCH__SYNONYMS", str(rules))
+    load_settings.cache_clear()
+    changed = build_snapshot()
+    assert changed not in (shop.first, shop.second)  # the same candidates and model, but another search
+    assert build_snapshot() == changed
+    rules.unlink()
+    assert len(SnapshotStore(shop.snapshots / changed).search("lamp", 50)[0]) == 8
+    assert len(SnapshotStore(shop.snapshots / shop.second).search("lamp", 50)[0]) == 0
+    with pytest.raises(CommandFailed, match=r"No such file.*what is live stays live"):
+        build_snapshot()
+    rules.write_text("lamp\n")
+    with pytest.raises(CommandFailed, match=r"line 1 has no comma.*what is live stays live"):
+        build_snapshot()
 
 
 def test_the_ranker_gives_the_golden_scores(shop: Shop, store: SnapshotStore) -> None:
