@@ -35,7 +35,7 @@ _WORD, _FOLDED, _ITEMS = "word", "folded", "items"
 _BESIDE = 0.5  # what a synonym, or the number of a measure alone, is worth beside the word
 _GUESSED = 0.7  # what a nearby word is worth beside one that is there
 _MOST_GUESSES = 3
-_RAREST_GUESS = 0.1  # share of the items: a guess tells no more than a word of so many, or a rare word of chance would outweigh what was asked for
+_COMMON = 0.1  # share of the items: a word of so many tells little; a guess may tell as much at least
 _REMEMBERED = 10_000  # words of queries
 _EDITS = ((8, 2), (4, 1))  # letters of a word, and by how many edits at most it may differ
 
@@ -220,7 +220,18 @@ class Lexical:
         }
 
     def _readings(self, text: str) -> list[tuple[str, _Reading]]:
-        return [(word, self._read(word)) for word in words(text)[:_LONGEST_QUERY]]
+        read = [(word, self._read(word)) for word in words(text)[:_LONGEST_QUERY]]
+        there = [self._telling(stem) for _, reading in read if not reading.guess for stem, _ in reading.stems[:1]]
+        if not there or not any(reading.guess for _, reading in read):
+            return read
+        # A guess tells no more than a word that is there: one by chance, of few items, would outweigh all that was asked for.
+        most = max(*there, _idf(_COMMON * self._searcher.num_docs, self._searcher.num_docs))
+        return [
+            (word, reading._replace(stems=tuple(_Stem(stem, weight * min(1.0, most / self._telling(stem))) for stem, weight in reading.stems)))
+            if reading.guess
+            else (word, reading)
+            for word, reading in read
+        ]
 
     def _look_up(self, word: str) -> _Reading:
         stem = next(iter(self._stems(word)), "")
@@ -231,7 +242,7 @@ class Lexical:
         guesses: dict[str, str] = {}
         for other in self._nearest(word):
             guesses.setdefault(next(iter(self._stems(other)), ""), other)
-        stems = self._known([(stem, _GUESSED * self._telling(stem)) for stem in guesses])
+        stems = self._known([(stem, _GUESSED) for stem in guesses])
         return _Reading(stems[0].stem, stems, guesses[stems[0].stem]) if stems else _Reading(stem, (), None)
 
     def _stems(self, text: str) -> tuple[str, ...]:
@@ -245,9 +256,8 @@ class Lexical:
         return tuple(_Stem(stem, weight) for stem, weight in stems if stem and self._items(stem))
 
     def _telling(self, stem: str) -> float:
-        """Return at most 1: what a rare stem must lose to tell no more than one of _RAREST_GUESS of the items."""
-        everything, items = self._searcher.num_docs, self._items(stem)
-        return min(1.0, _idf(max(items, _RAREST_GUESS * everything), everything) / _idf(items, everything))
+        """Return how much a stem tells of the items that have it."""
+        return _idf(self._items(stem), self._searcher.num_docs)
 
     def _nearest(self, word: str) -> list[str]:
         """Return the words of the catalogue that differ least from one that is not in it, the commonest first."""
