@@ -28,8 +28,8 @@ from training.text_encoder import converted
 
 PROTOCOL = (
     "{items} products ranked for {queries} queries that have a relevant one; gain 2^rating - 1. NDCG@10 ranks all products, and an unjudged one gains nothing; "
-    "'judged' ranks only those that were judged for the query. bm25: tantivy's, with its English analyser, over one field of all text; words: our lexical index "
-    "over the same. The weights for a query were learned from the other folds of {folds}. 95 % intervals: bootstrap over queries, paired."
+    "'judged' ranks only those that were judged for the query. bm25: tantivy's, with its English analyser, over one field of all text; words: our lexical "
+    "index over the same. The weights for a query were learned from the other folds of {folds}. 95 % intervals: bootstrap over queries, paired."
 )
 METRICS = {"NDCG@10": False, "NDCG@10 judged": True}  # and whether only judged products are ranked
 LIKELY = 100  # best items by words, and as many by meaning, that are learned from beside the judged ones
