@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.lexical import Lexical
+from evershelf.text import words
 from evershelf.text_encoder import TextEncoder
 from evershelf.vectors import Vectors
 
@@ -38,14 +39,14 @@ def fits(lexical: npt.NDArray[np.floating[Any]], vectors: Floats, query: Floats)
 
     Source of the third: Rocchio, "Relevance feedback in information retrieval", 1971.
     """
-    words = lexical / max(float(lexical.max(initial=0.0)), 1e-9)
+    by_words = lexical / max(float(lexical.max(initial=0.0)), 1e-9)
     meaning = vectors @ query
-    middle = vectors[np.argsort(-(words + meaning), kind="stable")[:_BEST]].mean(axis=0)
+    middle = vectors[np.argsort(-(by_words + meaning), kind="stable")[:_BEST]].mean(axis=0)
     like_the_best = vectors @ middle / max(float(np.linalg.norm(middle)), 1e-9)
-    place = np.empty(len(words))
-    place[np.argsort(-words, kind="stable")] = np.arange(len(words))
+    place = np.empty(len(lexical))
+    place[np.argsort(-by_words, kind="stable")] = np.arange(len(lexical))
     first_by_words = np.where(lexical > 0, 1 / (1 + place / _HALF), 0)
-    return np.column_stack([words, meaning, like_the_best, first_by_words]).astype(np.float32)
+    return np.column_stack([by_words, meaning, like_the_best, first_by_words]).astype(np.float32)
 
 
 def scores(fitting: Floats, weights: Sequence[float] = PLAIN) -> Floats:
@@ -73,7 +74,8 @@ class Hybrid:
     def fits(self, text: str, limit: int) -> tuple[Numbers, Floats]:
         """Return the numbers of the first items by words and of the nearest ones by meaning, at most `limit` of each, and [items, FITS] of them."""
         by_words, lexical = self._lexical.search(text, limit)
-        query = self._encoder.vector(text)
+        read_as = self._lexical.corrected(text)
+        query = self._encoder.vector(" ".join(read_as.get(word, word) for word in words(text)) if read_as else text)
         near = self._vectors.nearest(query, limit)
         near = near[(self._vectors.of(near) @ query >= _LEAST) & ~np.isin(near, by_words)]
         numbers = np.concatenate([by_words, near])

@@ -164,10 +164,6 @@ class TrainingSettings(Section):
     max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval, in no slice shown to be
 
 
-class SearchSettings(Section):
-    by_meaning: bool = True  # items are found by what their texts mean, too; costs a gateway some 50 MB and 2 ms a search
-
-
 class CandidateSettings(Section):
     per_user: Positive = 100
     per_item: Positive = 50
@@ -179,6 +175,7 @@ class CandidateSettings(Section):
 class SearchSettings(Section):
     language: Language = "english"  # of the products' texts: whose endings words lose, whose words for prices are understood
     synonyms: Path | None = None  # a text file: `sofa, couch` on a line, `case => sleeve` for one way only; a snapshot takes it along
+    by_meaning: bool = True  # items are found by what their texts mean, too; costs a gateway some 50 MB and 2 ms a search
 
 
 class LabelSettings(Section):
@@ -302,7 +299,6 @@ class Settings(BaseSettings):
     hdfs: HdfsSettings = HdfsSettings()
     lake: LakeSettings = LakeSettings()
     training: TrainingSettings = TrainingSettings()
-    search: SearchSettings = SearchSettings()
     candidates: CandidateSettings = CandidateSettings()
     search: SearchSettings = SearchSettings()
     labels: LabelSettings = LabelSettings()

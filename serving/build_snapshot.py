@@ -90,7 +90,11 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     model = at(settings.url("models")) / lineage["model_id"]
     evaluation = _read_json(model / "evaluation.json")
     synonyms = _synonyms(settings.search.synonyms)
-    search = {"language": settings.search.language, "synonyms": hashlib.sha256(json.dumps(synonyms).encode()).hexdigest()}
+    search = {
+        "language": settings.search.language,
+        "synonyms": hashlib.sha256(json.dumps(synonyms).encode()).hexdigest(),
+        "by_meaning": settings.search.by_meaning,
+    }
     whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json"), "search": search}
     snapshots = at(settings.url("snapshots"))
     if existing := _already_built(snapshots, whole_lineage, PromotionLog(at(settings.url("promotions"))).state().out):
@@ -112,7 +116,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         with at_hand(model) as trained:
             vocabulary = _read_json(trained / "vocabulary.json")
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
-            if _by_meaning(trained / TEXT_ENCODER):
+            if settings.search.by_meaning and _by_meaning(trained / TEXT_ENCODER):
                 _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
             for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):

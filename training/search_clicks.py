@@ -17,6 +17,7 @@ from evershelf import hybrid, lake
 from evershelf.hybrid import SEARCHED, WEIGHTS, Hybrid
 from evershelf.lexical import Lexical, write_lexical
 from evershelf.progress import Say
+from evershelf.text import Language
 from evershelf.text_encoder import TextEncoder
 from evershelf.vectors import Vectors, embed, write_vectors
 from training import ranking, search_ranking
@@ -28,7 +29,7 @@ LEAST_CHOICES = 2  # of a query; one may be chance
 LIKELY = 100  # best items by words, and as many by meaning, that are compared with what was chosen
 
 
-def write(shop: Shop, converted: Path, folder: Path, seed: int, say: Say) -> dict[str, Any]:
+def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: int, say: Say) -> dict[str, Any]:
     """Copy the encoder into a new folder, embed the catalogue (a sample of a large one) and learn the weights; return what was measured."""
     shutil.copytree(converted, folder)
     products = lake.newest_products(["item_id", *SEARCHED.values()], shop.versions["products"])
@@ -42,7 +43,7 @@ def write(shop: Shop, converted: Path, folder: Path, seed: int, say: Say) -> dic
     item = np.array([number.get(name, -1) for name in shop.items])[shop.item]
     searched = (shop.query > 0) & (item >= 0)
     with tempfile.TemporaryDirectory() as aside:
-        write_lexical(Path(aside) / "index", texts)
+        write_lexical(Path(aside) / "index", texts, language)
         index = Hybrid(Lexical(Path(aside) / "index"), Vectors(folder), encoder)
         before, after = (
             [one for query, chosen in _chosen(shop, item, searched & part, random) if (one := _asked(index, shop.queries[query], chosen)).gain.any()]

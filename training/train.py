@@ -113,7 +113,7 @@ def _finish(
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
-    search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.training.seed, say)} if encoder else {}
+    search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
     found = measured.report | search | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
     _write(folder / "evaluation.json", found)

@@ -173,7 +173,7 @@ class SnapshotStore:
         if self._hybrid:
             try:
                 return self._hybrid.search(text, limit)
-            except (ValueError, RuntimeError):
+            except Exception:  # whatever is wrong with it costs quality, never the answer
                 logger.exception("search by meaning failed in snapshot %s; words answer alone", self.snapshot_id)
         return self._lexical.search(text, limit)
 
