@@ -162,6 +162,10 @@ class TrainingSettings(Section):
     min_ndcg_over_popular: Annotated[float, Field(ge=0)] = 1.0  # blessed only at this multiple of the popular list's NDCG@10
     max_like_popular: Share = 0.9  # and when no more than this share of what it shows is on the popular list too
     max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval, in no slice shown to be
+    warm_start: bool = False  # go on from the newest model of an earlier day, if it is blessed, with what happened since; else begin from nothing
+    warm_epochs: Positive = 3  # of a training that goes on
+    replay: Annotated[float, Field(ge=0, le=1)] = 0.2  # share of what was learned before that is repeated with the new days
+    full_every: Positive = 7  # one training in so many begins from nothing, as the check
 
 
 class CandidateSettings(Section):

@@ -25,23 +25,31 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.option(
     "--reproduce", "original", metavar="ID", help="Train the model of this id, or of this snapshot, again from its lineage and compare; keeps nothing."
 )
+@click.option("--full", is_flag=True, help="Begin from nothing on all days, whatever training.warm_start says.")
+@click.option(
+    "--start-from",
+    metavar="MODEL",
+    help="Learn from all days, beginning with a model: the id of one of ours, or a folder with one of another shop, of which all but its items is taken.",
+)
 @AS_JSON
-def train(ranks: int | None, original: str | None, as_json: bool) -> None:
+def train(ranks: int | None, original: str | None, full: bool, start_from: str | None, as_json: bool) -> None:
     """Train a model on the newest days of the lake, measure it, and bless or refuse it.
 
     The same lake, settings and code give the same model id: a training that was interrupted resumes, one that is finished is reported again.
     """
     settings = load_settings()
+    if full and start_from:
+        raise click.UsageError("--full begins from nothing, --start-from with a model; leave one of them out.")
     if original:
         from training.reproduce import reproduce
 
-        if ranks:
-            raise click.UsageError("--reproduce trains with as many ranks as the original; leave --ranks out.")
+        if ranks or full or start_from:
+            raise click.UsageError("--reproduce trains as the original was trained; leave the other options out.")
         _report_reproduction(reproduce(settings, original, step), as_json)
         return
     if ranks:
         settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
-    model_id = train_model(settings, step)
+    model_id = train_model(settings, step, full=full, start_from=start_from)
     evaluation = read_evaluation(model_id)
     if as_json:
         click.echo(json.dumps({"model_id": model_id, "blessed": evaluation["blessed"], "why": evaluation["why"], "metrics": evaluation["metrics"]}))
@@ -119,6 +127,28 @@ def evaluate_interactions(learned: Path, foretold: Path, as_json: bool) -> None:
     from training import evaluate_interactions as interactions
 
     _report(interactions.evaluate(learned, foretold, load_settings().training.seed, step), as_json)
+
+
+@evaluate.command("transfer")
+@click.argument("model")
+@click.option(
+    "--share", "shares", type=click.FloatRange(0, 1, min_open=True), multiple=True, default=(0.05, 0.2, 1.0), show_default=True, help="May be repeated."
+)
+@AS_JSON
+def evaluate_transfer(model: str, shares: tuple[float, ...], as_json: bool) -> None:
+    """Train on a share of the lake's shoppers, from nothing and beginning with MODEL (an id or a folder), and compare."""
+    from training import evaluate_transfer as transfer
+
+    found = transfer.evaluate(load_settings(), model, shares, step)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table = Table("of the shoppers", "interactions", "popular", "item-kNN", "from nothing", f"from {found['model']}", "better by", caption=found["protocol"])
+    for share, one in found["shares"].items():
+        difference, low, high = one["better_by"]
+        figures = (f"{one[name]:.4f}" for name in ("popular", "item_knn", "from_nothing", "from_model"))
+        table.add_row(f"{float(share):.0%}", str(one["interactions"]), *figures, f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @evaluate.command("search")

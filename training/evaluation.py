@@ -309,16 +309,17 @@ def _heads(
     """Return accuracy of the behaviour (P_U), product (P_P) and transaction (P_T) heads, and that of the commonest answer; None: nothing to measure on."""
     features = exported.vocabulary
     category = {name: index for index, name in enumerate(features.categories)}
-    wanted = np.array([0, *(category.get(path, 0) for path in shop.products.category)])
-    held_out = np.array([0, *numbers])
-    described = (wanted > 0) & (held_out > 0) & examples.held_out_items(len(exported.item_vectors))[held_out]
+    pairs = zip(shop.products.category, shop.products.labelled, strict=True)
+    wanted = np.array([0, *(0 if labelled else category.get(path, 0) for path, labelled in pairs)])
+    number = np.array([0, *numbers])
+    described = (wanted > 0) & (number > 0) & (examples.held_out(features.items) != examples.TEACHES)[number]
     orders, late = shop.orders, shop.orders.day >= shop.split
     bought = numbers[orders.item[late]]
     classes = exported.transaction_classes(bought, orders.quantity[late], orders.price[late]) if late.any() else np.zeros((0, 1), np.float32)
     actions = exported.next_actions(sequences.histories(rows)) if len(rows) else np.zeros((0, len(ACTIONS)), np.float32)
     return {
         "P_U": _accuracy(actions, shop.action[rows]),
-        "P_P": _accuracy(exported.item_categories()[held_out[described]], wanted[described]),
+        "P_P": _accuracy(exported.item_categories()[number[described]], wanted[described]),
         "P_T": _accuracy(classes, orders.label[late]),
     }
 

@@ -15,6 +15,7 @@ from training.vocabulary import ItemFeatures, Vocabulary
 SELECTION_SHARE = 4  # one shopper in so many chooses the epoch and the masking rule, and is left out of the reported figures
 SELECTION_EVENTS = 1000
 HELD_OUT_ITEMS = 5  # one item in so many is kept from the category head and measures it
+TEACHES = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,7 @@ def prepare(shop: Shop, vocabulary: Vocabulary, features: ItemFeatures, chooses:
         train=data.training_windows(shop, HISTORY_LENGTH),
         selection=Windows(begin=begin, target=chooses, end=chooses + 1),
         features=features,
-        described=np.flatnonzero((features.category > 0) & ~held_out_items(len(features.category))),
+        described=np.flatnonzero((features.category > 0) & (held_out(vocabulary.items) == TEACHES)),
         order_item=vocabulary.numbers_of(shop)[orders.item[before]],
         order_quantity=orders.quantity[before].astype(np.float32),
         order_price=orders.price[before].astype(np.float32),
@@ -185,7 +186,9 @@ def validation_rows(shop: Shop, *, selection: bool, most: int, seed: int, choice
     return np.sort(np.random.default_rng((seed, selection)).permutation(np.flatnonzero(wanted))[:most])
 
 
-def held_out_items(count: int) -> npt.NDArray[np.bool_]:
-    """Return [count] which item numbers measure the category head."""
-    held_out: npt.NDArray[np.bool_] = np.arange(count) % HELD_OUT_ITEMS == 0
-    return held_out
+def held_out(items: list[str]) -> npt.NDArray[np.int64]:
+    """Return [items] 0 for those that teach the category head; 1 and 2 for the halves of those that are kept from it. It goes by the id, so that an item that
+    is kept from a model was kept from all that it began with.
+    """
+    number = np.array([crc32(item.encode()) for item in items])
+    return np.where(number % HELD_OUT_ITEMS == 0, 1 + number // HELD_OUT_ITEMS % 2, TEACHES)

@@ -33,7 +33,7 @@ from evershelf.models import model_folder, newest_blessed
 from evershelf.settings import load_settings
 from evershelf.storage import at_hand
 from evershelf.version import code_version
-from training.examples import HELD_OUT_ITEMS, held_out_items
+from training.examples import held_out
 from training.labelling_rules import RULES, Catalogue, Guesses, Kind, Price, Value
 
 RECENT = timedelta(days=28)  # an older price is no price
@@ -117,8 +117,8 @@ def by_model(catalogue: Catalogue, model_id: str, min_accuracy: float) -> Labell
     numbers = np.array([number.get(item, 0) for item in catalogue.items])
     best, sure = probabilities.argmax(axis=1)[numbers], probabilities.max(axis=1)[numbers]
     named: list[str] = [vocabulary.categories[place] if place and item else "" for place, item in zip(best.tolist(), numbers.tolist(), strict=True)]
-    held_out = held_out_items(len(vocabulary.items))[numbers] & (numbers > 0)
-    choose, measure = held_out & (numbers // HELD_OUT_ITEMS % 2 == 0), held_out & (numbers // HELD_OUT_ITEMS % 2 == 1)
+    half = held_out(vocabulary.items)[numbers] * (numbers > 0)
+    choose, measure = half == 1, half == 2
     right = np.array([name == truth for name, truth in zip(named, catalogue.category, strict=True)])
     from_ = surest(sure[choose & _given(catalogue)], right[choose & _given(catalogue)], min_accuracy)
     guesses: Guesses = [name if name and probability >= from_ else None for name, probability in zip(named, sure.tolist(), strict=True)]

@@ -22,7 +22,7 @@ import numpy as np
 from evershelf.contracts.model import QUERY_WORDS
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place, at, replace
-from training import data
+from training import data, warm_start
 from training.errors import LossDiverged
 from training.examples import Batch, Examples
 from training.pulse import PULSE, Pulse
@@ -54,6 +54,8 @@ def train(work: Path) -> None:
     examples = Examples.load(work / EXAMPLES)
     keras.utils.set_random_seed(settings.seed)
     trainer = Trainer(settings, examples, at((work / KEPT_AT).read_text()), Pulse.of_rank(work / PULSE, hvd.rank()), hvd, tf, keras)
+    if (work / warm_start.START).is_file():
+        warm_start.begin(trainer.model, work / warm_start.START)
     trainer.resume()
     while trainer.done < 1 and trainer.epoch - 1 - trainer.best_epoch < settings.patience:
         loss = trainer.run_epoch()

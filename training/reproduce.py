@@ -21,7 +21,7 @@ from evershelf.storage import ASIDE, Place, at
 from evershelf.version import code_version
 from training import data
 from training.data import Shop
-from training.errors import CannotReproduce
+from training.errors import CannotReproduce, UnusableData
 from training.train import fit
 
 METRIC_TOLERANCE = 1e-3  # scores that agree within GOLDEN_TOLERANCE may still order two near items the other way round
@@ -71,16 +71,20 @@ def reproduce(settings: Settings, name: str, say: Say) -> dict[str, Any]:
         CannotReproduce: there is no such model, or its lineage cannot be replayed.
         TrainingError: the training itself failed.
     """
-    from training import evaluation, export, loop
+    from training import evaluation, export, loop, warm_start
 
     original = find(settings, name)
     parameters, shop = replay(settings, original)
+    try:
+        begins = warm_start.again(original.lineage)
+    except UnusableData as error:
+        raise CannotReproduce(f"Model {original.model_id} cannot be made again: {error}. {ADVICE}") from None
     (settings.home / "training").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home / "training") as aside:
         work, made = Path(aside, "work"), Path(aside, "model")
         work.mkdir()
         made.mkdir()
-        words, prepared = fit(original.model_id, parameters, shop, work, say)
+        words, prepared = fit(original.model_id, parameters, shop, work, say, begins=begins)
         model, _ = loop.load_best(parameters, prepared, work)
         export.export(model, words, shop, made, parameters.seed)
         return compare(original, made, evaluation.evaluate(made, shop, seed=parameters.seed, candidates=settings.candidates).report)

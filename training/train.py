@@ -25,19 +25,29 @@ from training.tracking import Run
 from training.tuned import with_tuned
 
 
-def train_model(settings: Settings, say: Say) -> str:
+def train_model(settings: Settings, say: Say, *, full: bool = False, start_from: str | None = None) -> str:
     """Train, evaluate, bless and export; return the model's id.
+
+    Args:
+        full: begin from nothing, whatever training.warm_start says.
+        start_from: the id, or the folder, of a model to begin with; everything is learned.
 
     Raises:
         TrainingError: nothing was exported.
     """
-    from training import data, text_encoder
+    from training import data, text_encoder, warm_start
 
     started = time.monotonic()
     settings = settings.model_copy(update={"training": with_tuned(settings.training)})
     encoder = text_encoder.converted(settings.training.text_encoder) if settings.search.by_meaning else None
     shop = data.read_shop(settings.training)
-    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop)}"
+    if start_from:
+        begins, why = warm_start.named(start_from, settings.training), f"begins with what {start_from} knows by name"
+    elif full:
+        begins, why = None, "it was asked for"
+    else:
+        begins, why = warm_start.choose(settings.training, shop, settings.shop.adapter)
+    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop, begins)}"
     if (models_folder() / model_id).is_dir():
         say(f"{model_id} is trained already")
         return model_id
@@ -48,9 +58,11 @@ def train_model(settings: Settings, say: Say) -> str:
             run = Run(settings, model_id, shop.versions | {"code_version": code_version(), "data_as_of": shop.data_as_of}, say)
             kept_at = f"{settings.url('models')}/{ASIDE}{model_id}"  # another machine can go on with the training, too
             at(kept_at).mkdir(parents=True, exist_ok=True)
-            words, prepared = fit(model_id, settings.training, shop, work, say, run.epoch, kept_at=kept_at)
+            say(f"{model_id} {why if begins else f'begins from nothing: {why}'}")
+            words, prepared = fit(model_id, settings.training, shop, work, say, run.epoch, kept_at=kept_at, begins=begins)
             say(f"trained after {time.monotonic() - started:.0f} s; evaluating and exporting")
-            run.finish(_finish(settings, shop, words, prepared, encoder, work, at(kept_at), model_id, say, started), model_folder(model_id))
+            finished = _finish(settings, shop, words, prepared, encoder, work, at(kept_at), model_id, begins, say, started)
+            run.finish(finished, model_folder(model_id))
             remove(at(kept_at))
             shutil.rmtree(work)
     except Timeout:
@@ -67,6 +79,7 @@ def fit(
     track: Callable[[dict[str, Any]], None] = lambda epoch: None,
     chooses: Any = None,
     kept_at: str | None = None,
+    begins: Any = None,
 ) -> tuple[Any, Any]:
     """Run the ranks to the end; return the vocabulary and the prepared examples.
 
@@ -74,17 +87,22 @@ def fit(
         chooses: rows of the events that choose the epoch; default: a sample of those after the split.
         kept_at: address of the folder where checkpoints and the best weights are kept; default: `work`.
         track: is given what the ranks tell of each epoch.
+        begins: `warm_start.Chosen`, the model to begin with; default: from nothing.
 
     Raises:
         TrainingError: a rank was lost, or the loss diverged.
     """
-    from training import examples, gang, loop, vocabulary
+    from training import examples, gang, loop, vocabulary, warm_start
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     words, features = vocabulary.build(shop)
     if chooses is None:
         chooses = examples.validation_rows(shop, selection=True, most=examples.SELECTION_EVENTS, seed=parameters.seed)
     prepared = examples.prepare(shop, words, features, chooses)
+    (work / warm_start.START).unlink(missing_ok=True)
+    if begins:
+        warm_start.prepare(begins, words, work / warm_start.START)
+        parameters, prepared = warm_start.narrowed(parameters, prepared, shop, begins[0])
     say(f"{model_id}: {len(shop.item)} interactions of {len(shop.shoppers)} shoppers, {len(shop.items)} items, {parameters.ranks} ranks")
     prepared.save(work / loop.EXAMPLES)
     (work / loop.PARAMETERS).write_text(parameters.model_dump_json())
@@ -99,16 +117,27 @@ def fit(
 
 
 def _finish(
-    settings: Settings, shop: Any, words: Any, prepared: Any, encoder: Path | None, work: Path, kept: Place, model_id: str, say: Say, started: float
+    settings: Settings,
+    shop: Any,
+    words: Any,
+    prepared: Any,
+    encoder: Path | None,
+    work: Path,
+    kept: Place,
+    model_id: str,
+    begins: Any,
+    say: Say,
+    started: float,
 ) -> dict[str, Any]:
     """Export, evaluate and bless; return what evaluation.json holds."""
-    from training import blessing, evaluation, export, loop, search_clicks
+    from training import blessing, evaluation, export, loop, search_clicks, warm_start
 
     model, epoch = loop.load_best(settings.training, prepared, kept)
     folder = work / "model"
     shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
     folder.mkdir()
     export.export(model, words, shop, folder, settings.training.seed)
+    warm_start.keep(model, prepared.features, folder)
     measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
@@ -127,6 +156,7 @@ def _finish(
             "data_as_of": str(shop.data_as_of),
             "trained_before": shop.split,
             "shop": settings.shop.adapter,
+            "start": begins[0].lineage() if begins else None,
         },
     )
     publish(folder, models_folder() / model_id)
@@ -134,9 +164,10 @@ def _finish(
     return found
 
 
-def _fingerprint(settings: Settings, shop: Any) -> str:
+def _fingerprint(settings: Settings, shop: Any, begins: Any) -> str:
     parameters = settings.training.model_dump(mode="json") | {"search": settings.search.model_dump(mode="json")}
     what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
+    what["start"] = begins[0].lineage() if begins else None
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -27,9 +27,10 @@ class Vocabulary:
     actions: list[str]
     categories: list[str]  # every prefix of every category path
     words: list[str]
+    brands: list[str]
 
     def save(self, path: Path) -> None:
-        path.write_bytes(msgspec.json.encode({"items": self.items, "actions": self.actions, "categories": self.categories, "words": self.words}))
+        path.write_bytes(msgspec.json.encode({name: getattr(self, name) for name in self.__slots__}))
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -37,7 +38,7 @@ class Vocabulary:
 
     def numbers_of(self, shop: Shop) -> Ints:
         """Return the number of each of the shop's items; 0 for those that this vocabulary lacks."""
-        return _lookup(shop.items, self.items)
+        return lookup(shop.items, self.items)
 
     def query_words(self, queries: list[str]) -> Ints:
         """Return [queries, QUERY_WORDS] numbers of the known words, padded on the right with 0."""
@@ -81,8 +82,8 @@ def build(shop: Shop) -> tuple[Vocabulary, ItemFeatures]:
         actions=list(ACTIONS),
         categories=["", *sorted({prefix for path in shop.products.category for prefix in prefixes(path)})],
         words=["", *(word for word, _ in sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_WORDS])],
+        brands=["", *sorted(set(shop.products.brand) - {""})],
     )
-    brands = ["", *sorted(set(shop.products.brand) - {""})]
     number = {name: index for index, name in enumerate(vocabulary.categories)}
     word_number = {word: index for index, word in enumerate(vocabulary.words)}
     count = len(vocabulary.items)
@@ -98,13 +99,13 @@ def build(shop: Shop) -> tuple[Vocabulary, ItemFeatures]:
     popularity = np.log1p(clicks)
     return vocabulary, ItemFeatures(
         categories=categories,
-        brand=np.append(0, _lookup(shop.products.brand, brands)).astype(np.int32),
+        brand=np.append(0, lookup(shop.products.brand, vocabulary.brands)).astype(np.int32),
         price=_price_buckets(shop.products.price),
         words=title,
         category=category,
         seen=(clicks > 0).astype(np.float32),
         log_popularity=np.where(clicks > 0, popularity - popularity[clicks > 0].mean(), popularity.min() - popularity[clicks > 0].mean()).astype(np.float32),
-        brands=len(brands),
+        brands=len(vocabulary.brands),
     )
 
 
@@ -114,7 +115,8 @@ def prefixes(path: str) -> list[str]:
     return [SEPARATOR.join(parts[: end + 1]) for end in range(len(parts))]
 
 
-def _lookup(names: list[str], table: list[str]) -> Ints:
+def lookup(names: list[str], table: list[str]) -> Ints:
+    """Return the number of each name in a table of names; 0 for those that it lacks."""
     number = {name: index for index, name in enumerate(table)}
     return np.array([number.get(name, 0) for name in names], np.int32)
 

@@ -3,7 +3,7 @@
 models/<model_id>/
     saved_model/         SavedModel, signature `serving_default` = RANK_INPUTS -> RANK_OUTPUT, with warm-up records
     ranker.tflite        the same ranker for one request (batch 1), float32
-    vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...]}; entry 0 is padding or unknown
+    vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...], "brands": [...]}; entry 0 is padding or unknown
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
     evaluation.json      {"metrics": {"NDCG@10": …}, "heads": {"P_U" | "P_P" | "P_T": {"accuracy": …} or null}, "baselines": …, "rung_quality": {rung: …},
@@ -11,7 +11,8 @@ models/<model_id>/
     golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
                          only, no shopper's data
     text_encoder/        optional: what evershelf/text_encoder.py runs, and weights.json: how much each of evershelf/hybrid.py's FITS counts in a search
-    lineage.json         lake tables and versions, parameters, seed, code version, data_as_of
+    lineage.json         lake tables and versions, parameters, seed, code version, data_as_of, and the model that the training started from or null
+    weights.npz          what a later training starts from (training/warm_start.py); neither snapshots nor serving take it
 """
 
 TEXT_ENCODER = "text_encoder"

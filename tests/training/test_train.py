@@ -36,6 +36,7 @@ def test_train_writes_every_file_of_the_contract_and_says_whether_it_is_blessed(
         "golden.json",
         "lineage.json",
         "text_encoder",
+        "weights.npz",
     }
     assert (folder / "saved_model" / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 0
     evaluation = json.loads((folder / "evaluation.json").read_bytes())
