@@ -22,9 +22,11 @@ from pyspark.sql import functions as F
 
 from evershelf import lake
 from evershelf.contracts.candidates import (
+    BACKWARD,
     BASKET,
     CANDIDATE_LISTS,
     FUSION,
+    GAP,
     HALF_LIFE_DAYS,
     ITEM_CANDIDATES,
     POPULAR_ITEMS,
@@ -76,9 +78,10 @@ def sellable(products: DataFrame, labels: DataFrame | None = None) -> DataFrame:
 
 
 def item_candidates(chosen: DataFrame, items: DataFrame, *, as_of: datetime, k: int) -> DataFrame:
-    """Return each item's `k` nearest sellable items: cosine of which shoppers chose both, weighted by age.
+    """Return each item's `k` nearest sellable items: cosine of which shoppers chose both, weighted by age, by what came between, and by which came first.
 
-    Source: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.
+    Sources: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001; Garg et al., "Sequence and time aware neighborhood for
+    session-based recommendations" (STAN), SIGIR 2019.
     """
     newest_first = Window.partitionBy("shopper").orderBy(F.desc("event_time"), "item_id")
     choices = (
@@ -86,15 +89,17 @@ def item_candidates(chosen: DataFrame, items: DataFrame, *, as_of: datetime, k: 
         .agg(F.max("event_time").alias("event_time"))
         .withColumn("place", F.row_number().over(newest_first))
         .where(F.col("place") <= BASKET)
-        .select("shopper", "item_id", _decay(as_of).alias("weight"))
+        .select("shopper", "item_id", "event_time", "place", _decay(as_of).alias("weight"))
     )
     alone = choices.groupBy("item_id").agg(F.sum("weight").alias("alone"))
-    other = choices.select("shopper", F.col("item_id").alias("neighbor_id"), F.col("weight").alias("other_weight"))
+    other = choices.select("shopper", *(F.col(name).alias(f"other_{name}") for name in ("item_id", "event_time", "place", "weight")))
+    nearness = F.pow(F.lit(GAP), F.abs(F.col("place") - F.col("other_place")) - 1)
+    direction = F.when(F.col("other_event_time") < F.col("event_time"), BACKWARD).otherwise(1.0)
     together = (
         choices.join(other, "shopper")
-        .where("item_id <> neighbor_id")
-        .groupBy("item_id", "neighbor_id")
-        .agg(F.sum(F.least("weight", "other_weight")).alias("together"))
+        .where("item_id <> other_item_id")
+        .groupBy("item_id", F.col("other_item_id").alias("neighbor_id"))
+        .agg(F.sum(F.least("weight", "other_weight") * nearness * direction).alias("together"))
     )
     scored = (
         together.join(alone, "item_id")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evershelf.contracts.candidates import BASKET, HALF_LIFE_DAYS, RECENCY, RECENT
+from evershelf.contracts.candidates import BACKWARD, BASKET, GAP, HALF_LIFE_DAYS, RECENCY, RECENT
 from training.data import Shop
 
 Vectors = npt.NDArray[np.float32]
@@ -42,12 +42,14 @@ class Neighbors:
 
 
 def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int, half_life: float = HALF_LIFE_DAYS) -> Neighbors:
-    """Count which items one shopper chose before the split, weighted by age, and take cosines.
+    """Count which items one shopper chose before the split, weighted by age, by what came between and by which came first, and take cosines: as the candidate
+    job does.
 
     Args:
         half_life: days after which a choice counts half; inf: all count the same.
 
-    Source: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001.
+    Sources: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001; Garg et al., "Sequence and time aware neighborhood for
+    session-based recommendations" (STAN), SIGIR 2019.
     """
     before = np.flatnonzero(shop.time < shop.split)
     newest_first = before[np.lexsort((-shop.time[before], shop.shopper[before]))]
@@ -58,16 +60,17 @@ def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int, half_life:
     weight = 0.5 ** ((shop.split - shop.time[rows]) / half_life)
     place = np.arange(len(rows)) - np.searchsorted(owner, owner)
     keep = (place < BASKET) & (item > 0)
-    owner, item, weight = owner[keep], item[keep], weight[keep]
-    lefts, rights, weights = [], [], []
+    owner, item, weight, time = owner[keep], item[keep], weight[keep], shop.time[rows][keep]
+    froms, tos, weights = [], [], []
     for back in range(1, BASKET):
         same = owner[back:] == owner[:-back]
-        lefts.append(item[back:][same])
-        rights.append(item[:-back][same])
-        weights.append(np.minimum(weight[back:], weight[:-back])[same])
-    left, right, shared = np.concatenate(lefts), np.concatenate(rights), np.concatenate(weights)
-    pairs, position = np.unique(np.concatenate([left * count + right, right * count + left]), return_inverse=True)
-    together = np.bincount(position, weights=np.concatenate([shared, shared]), minlength=len(pairs))
+        older, newer = item[back:][same], item[:-back][same]
+        forward = np.minimum(weight[back:], weight[:-back])[same] * GAP ** (back - 1)
+        froms += [older, newer]
+        tos += [newer, older]
+        weights += [forward, forward * np.where(time[back:] < time[:-back], BACKWARD, 1.0)[same]]
+    pairs, position = np.unique(np.concatenate(froms) * count + np.concatenate(tos), return_inverse=True)
+    together = np.bincount(position, weights=np.concatenate(weights), minlength=len(pairs))
     alone = np.bincount(item, weights=weight, minlength=count)
     row, column = pairs // count, pairs % count
     cosine = together / np.sqrt(alone[row] * alone[column])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from evershelf.contracts.candidates import BASKET, HALF_LIFE_DAYS
+from evershelf.contracts.candidates import BACKWARD, BASKET, GAP, HALF_LIFE_DAYS
 from spark_jobs import candidates
 
 pytestmark = pytest.mark.slow
@@ -98,6 +98,14 @@ def test_neighbors_keep_only_the_best_k_and_old_choices_count_less(spark: SparkS
     assert listed(near, "item_id", "neighbor_id")["a"] == ["new"]
     score = {row["item_id"]: row["score"] for row in near.collect()}
     assert score["a"] == pytest.approx(1 / np.sqrt(1.5), rel=1e-6)
+
+
+def test_what_comes_next_counts_in_full_what_came_before_or_is_further_apart_less(spark: SparkSession) -> None:
+    chosen = candidates.interactions(events(spark, *(("u", "s", "view", item, None) for item in ("a", "b", "c"))))
+    near = candidates.item_candidates(chosen, items_of(spark, ("a", ""), ("b", ""), ("c", "")), as_of=AS_OF, k=5)
+    score = {(row["item_id"], row["neighbor_id"]): row["score"] for row in near.collect()}
+    expected = {("a", "b"): 1.0, ("a", "c"): GAP, ("b", "c"): 1.0, ("b", "a"): BACKWARD, ("c", "b"): BACKWARD, ("c", "a"): BACKWARD * GAP}
+    assert score == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_huge_basket_is_capped(spark: SparkSession) -> None:
