@@ -3,7 +3,7 @@
 Runs:        daily, two hours after lake_daily; waits for a free slot of the pool `spark`.
 Re-run:      safe; a new model takes a new place and replaces none. A retry goes on from the last checkpoint.
 On failure:  nothing changes: build_snapshot takes the newest blessed model. A model that is refused is no failure; the log says why.
-By hand:     `evershelf train`.
+By hand:     `evershelf train`; with training.warm_start, `evershelf train --full` begins from nothing.
 """
 
 from airflow.sdk import dag

@@ -55,7 +55,8 @@ def train_model(settings: Settings, say: Say, *, full: bool = False, start_from:
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work.with_suffix(".lock"), timeout=0):
-            run = Run(settings, model_id, shop.versions | {"code_version": code_version(), "data_as_of": shop.data_as_of}, say)
+            about = {"code_version": code_version(), "data_as_of": shop.data_as_of, "start": begins[0].model_id if begins else "nothing"}
+            run = Run(settings, model_id, shop.versions | about, say)
             kept_at = f"{settings.url('models')}/{ASIDE}{model_id}"  # another machine can go on with the training, too
             at(kept_at).mkdir(parents=True, exist_ok=True)
             say(f"{model_id} {why if begins else f'begins from nothing: {why}'}")

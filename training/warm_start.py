@@ -78,7 +78,7 @@ def choose(parameters: TrainingSettings, shop: Shop, adapter: str) -> tuple[Chos
     if about["shop"] != adapter:
         return None, f"{name} was trained on the shop {about['shop']}"
     if generation >= parameters.full_every:
-        return None, f"it is the {parameters.full_every}th since the last full one"
+        return None, f"one training in {parameters.full_every} is a full one, and {name} ends {generation - 1} in a row that were not"
     if about["trained_before"] >= shop.split:
         return None, f"{name} has learned from all days before the split already"
     content = (folder / WEIGHTS).read_bytes()

@@ -121,7 +121,7 @@ def test_a_training_goes_on_from_the_newest_model_unless_a_full_one_is_due(shop_
     start, folder = chosen
     assert (start.model_id, start.since, start.generation, start.same_shop) == (folder.name, shop.split - 1, 2, True)
     assert warm_start.again({"start": start.lineage()}) == chosen
-    assert why(SMALL.model_copy(update={"full_every": 2})) == "it is the 2th since the last full one"
+    assert why(SMALL.model_copy(update={"full_every": 2})) == "one training in 2 is a full one, and 2026-01-07-00000001 ends 1 in a row that were not"
     assert why(adapter="elsewhere") == "2026-01-07-00000001 was trained on the shop simulator"
     assert "is built otherwise" in why(SMALL.model_copy(update={"width": 16}))
     assert "is built otherwise" in why(SMALL.model_copy(update={"blocks": 2}))
