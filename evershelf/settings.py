@@ -164,7 +164,7 @@ class TrainingSettings(Section):
     max_loss_to_stable: Share = 0.1  # and no more than this share below stable on the same interval, in no slice shown to be
     warm_start: bool = False  # go on from the newest model of an earlier day, if it is blessed, with what happened since; else begin from nothing
     warm_epochs: Positive = 3  # of a training that goes on
-    replay: Annotated[float, Field(ge=0, le=1)] = 0.2  # share of what was learned before that is repeated with the new days
+    replay: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of what was learned before that is repeated with the new days
     full_every: Positive = 7  # one training in so many begins from nothing, as the check
 
 

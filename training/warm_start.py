@@ -31,7 +31,6 @@ from training.vocabulary import ItemFeatures, Vocabulary, lookup
 WEIGHTS = "weights.npz"  # in a model's folder
 START = "start.npz"  # in the folder of a training that runs
 NAMES = ("items", "words", "categories", "brands")  # lists of a vocabulary
-RATE = 0.3  # of the learning rate, in a training that goes on: a higher one unlearns what the model knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +139,7 @@ def narrowed(parameters: TrainingSettings, prepared: Examples, shop: Shop, start
         order_price=prepared.order_price[lines],
         order_label=prepared.order_label[lines],
     )
-    return parameters.model_copy(update={"epochs": parameters.warm_epochs, "learning_rate": RATE * parameters.learning_rate}), examples
+    return parameters.model_copy(update={"epochs": parameters.warm_epochs}), examples
 
 
 def _since(windows: Windows, time: npt.NDArray[np.float64], since: float, share: float, random: np.random.Generator) -> Windows:

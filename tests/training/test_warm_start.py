@@ -118,7 +118,7 @@ def test_a_training_goes_on_from_the_newest_model_unless_a_full_one_is_due(shop_
     keep(models / "2026-01-07-00000001", start={"generation": 1}, trained_before=shop.split - 1)
     chosen, _ = warm_start.choose(SMALL, shop, "simulator")
     assert chosen
-    start, folder = chosen
+    start, folder = chosen[0], models / "2026-01-07-00000001"
     assert (start.model_id, start.since, start.generation, start.same_shop) == (folder.name, shop.split - 1, 2, True)
     assert warm_start.again({"start": start.lineage()}) == chosen
     assert why(SMALL.model_copy(update={"full_every": 2})) == "one training in 2 is a full one, and 2026-01-07-00000001 ends 1 in a row that were not"
@@ -152,3 +152,4 @@ def test_tomorrow_s_model_goes_on_from_today_s_and_is_the_same_when_it_is_asked_
     assert outcome.answer["metrics"]["NDCG@10"] > 1.5 * json.loads((tomorrow / "evaluation.json").read_bytes())["baselines"]["popular"]["NDCG@10"]
     assert installation.run("train", "--json").answer["model_id"] == tomorrow.name
     assert len(installation.models) == 2
+    assert installation.run("train", "--reproduce", tomorrow.name, "--json").answer["same"]
