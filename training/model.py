@@ -55,22 +55,22 @@ class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.down.build((None, None, 2 * self.width))
         self.built = True
 
-    def call(self, x: tf.Tensor, visible: tf.Tensor, training: bool, newest: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, unseen: tf.Tensor, training: bool, newest: bool = False) -> tf.Tensor:
         """Return the next x.
 
         Args:
             x: [batch, length, width]
-            visible: [batch, length, length] bool, True where the second may be seen from the first.
+            unseen: [batch, length, length] float32, 0 where the second may be seen from the first, NEVER or less elsewhere.
             newest: return only the last one, [batch, 1, width].
         """
         length = tf.shape(x)[1]
         query, key, value = tf.split(self._by_head(self.projections(self.before_attention(x)), 3 * self.heads), 3, axis=1)
         back = tf.range(length)[:, None] - tf.range(length)[None, :]
         if newest:
-            x, query, back, visible = x[:, -1:], query[:, :, -1:], back[-1:], visible[:, -1:]
+            x, query, back, unseen = x[:, -1:], query[:, :, -1:], back[-1:], unseen[:, -1:]
         bias = tf.transpose(tf.gather(self.distance.value, tf.clip_by_value(back, 0, HISTORY_LENGTH - 1)), [2, 0, 1])
-        logits = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5 + bias[None]
-        weights = self.dropout(tf.nn.softmax(tf.where(visible[:, None], logits, NEVER)), training=training)
+        logits = tf.matmul(query, key, transpose_b=True) * (self.width // self.heads) ** -0.5 + bias[None] + unseen[:, None]
+        weights = self.dropout(tf.nn.softmax(logits), training=training)
         mixed = tf.reshape(tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3]), [-1, tf.shape(x)[1], self.width])
         x += self.dropout(self.output_projection(mixed), training=training)
         # the tanh form of GELU: the exact one has no counterpart in the exported formats
@@ -153,14 +153,17 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             since, until: [batch, length] float32, days since the event before and until the event (or request) after.
             newest: return only the last state, [batch, 1, width], for half of the work.
         """
+        present = tf.cast(items > 0, tf.float32)
         # scaled, as in the source: else the item is a small part of what it is added to
-        x = tf.gather(vectors, items)[..., :-1] * tf.cast(items > 0, tf.float32)[..., None] * self.shape.width**0.5
+        x = tf.gather(vectors, items)[..., :-1] * present[..., None] * self.shape.width**0.5
         x += tf.gather(self.action_table.value, actions) + tf.gather(self.since_table.value, _bucket(since)) + tf.gather(self.until_table.value, _bucket(until))
         x = self.dropout(x, training=training)
         place = tf.range(tf.shape(items)[1])
-        visible = ((items > 0)[:, None, :] & (place[:, None] >= place[None, :])[None]) | (place[:, None] == place[None, :])[None]
+        later, other = (tf.cast(mask, tf.float32) for mask in (place[:, None] < place[None, :], place[:, None] != place[None, :]))
+        # numbers to add, not choices to make: LiteRT's fast kernels have no logic and no `where`, which would cut the graph in pieces
+        unseen = NEVER * (later + (1.0 - present)[:, None, :] * other)
         for block in self.blocks:
-            x = block(x, visible, training=training, newest=newest and block is self.blocks[-1])
+            x = block(x, unseen, training=training, newest=newest and block is self.blocks[-1])
         return self.norm(x)
 
     def user_vectors(self, states: tf.Tensor, query_words: tf.Tensor) -> tf.Tensor:
