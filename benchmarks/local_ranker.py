@@ -23,12 +23,12 @@ PARAMETERS = {"epochs": 1, "ranks": 1, "batch_size": 32, "width": 64, "blocks": 
 
 
 def bench() -> dict[str, Any]:
-    """Return {"bench", "peer", "ratio", "unit", "ours", "theirs", "rounds", "largest_difference", "same_first_ten"}."""
+    """Return {"bench", "peer", "ratio", "unit", "ours", "theirs", "rounds", "largest_difference", "same_first_ten", "rankers"}; ours is what ships."""
     command = ["taskset", "-c", "0", sys.executable, "-m", "benchmarks.local_ranker"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
     found = json.loads(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     report = paired(bench="local_ranker", peer="the SavedModel through TensorFlow", unit="ms", rounds=found["rounds"], digits=3)
-    return report | {name: found[name] for name in ("largest_difference", "same_first_ten")}
+    return report | {name: found[name] for name in ("largest_difference", "same_first_ten", "rankers")}
 
 
 def _measure() -> dict[str, Any]:
@@ -37,15 +37,15 @@ def _measure() -> dict[str, Any]:
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        exported = _export(Path(folder))
+        exported, found = _export(Path(folder))
 
         from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, SIGNATURE
-        from serving.stores.local_ranker import LocalRanker
+        from evershelf.ranker import ranker_in
         from training.export import golden_requests
         from training.vocabulary import Vocabulary
 
         signature = tf.saved_model.load(str(exported / "saved_model")).signatures[SIGNATURE]
-        local = LocalRanker(exported / "ranker.tflite")
+        local = ranker_in(exported)
         vocabulary = Vocabulary.load(exported / "vocabulary.json")
         requests = [
             {name: array[None] for name, array in request.items()} for seed in range(REQUESTS // 8 + 1) for request in golden_requests(vocabulary, seed)
@@ -58,7 +58,7 @@ def _measure() -> dict[str, Any]:
         rounds = [(_milliseconds(local.scores, requests), _milliseconds(through_tensorflow, requests)) for _ in range(ROUNDS)]
         same = [np.array_equal(np.argsort(-ours, kind="stable")[:10], np.argsort(-theirs, kind="stable")[:10]) for ours, theirs in scores]
         difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in scores)
-        return {"rounds": rounds, "largest_difference": difference, "same_first_ten": round(float(np.mean(same)), 4)}
+        return {"rounds": rounds, "largest_difference": difference, "same_first_ten": round(float(np.mean(same)), 4), "rankers": found}
 
 
 def _milliseconds(rank: Callable[[dict[str, Any]], Any], requests: list[dict[str, Any]]) -> float:
@@ -68,10 +68,11 @@ def _milliseconds(rank: Callable[[dict[str, Any]], Any], requests: list[dict[str
     return (time.perf_counter() - started) / len(requests) * 1000
 
 
-def _export(folder: Path) -> Path:
+def _export(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Return a model's folder and what was found of each of its rankers."""
     from evershelf.progress import step
     from evershelf.settings import TrainingSettings
-    from training import export, loop
+    from training import export, loop, rankers
     from training.sequence_file import read_sequences
     from training.train import fit
 
@@ -79,8 +80,9 @@ def _export(folder: Path) -> Path:
     shop, parameters = read_sequences(folder / "walks.txt"), TrainingSettings.model_validate(PARAMETERS)
     words, prepared = fit("walks", parameters, shop, folder, step, chooses=shop.first[1:101] - 2)
     (folder / "model").mkdir()
-    export.export(loop.load_best(parameters, prepared, folder)[0], words, shop, folder / "model", seed=1)
-    return folder / "model"
+    model, _ = loop.load_best(parameters, prepared, folder)
+    export.export(model, words, shop, folder / "model", seed=1)
+    return folder / "model", rankers.ship(model, folder / "model", prepared, step)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ import pyarrow.dataset as ds
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import CANDIDATE_LISTS
-from evershelf.contracts.model import TEXT_ENCODER
+from evershelf.contracts.model import RANKERS, TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
-from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, RANKER, SEARCH, STORE, VECTORS, VOCABULARY
+from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, SEARCH, STORE, VECTORS, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
 from evershelf.hybrid import SEARCHED, WEIGHTS, item_text
 from evershelf.lexical import read_synonyms, write_lexical
@@ -119,7 +119,8 @@ def build_snapshot(candidates_id: str | None = None) -> str:
             if settings.search.by_meaning and _by_meaning(trained / TEXT_ENCODER):
                 _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
-            for source, name in (("ranker.tflite", RANKER), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
+            ranker = next((name for name in RANKERS if (trained / name).is_file()), RANKERS[0])
+            for source, name in ((ranker, ranker), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
                 shutil.copyfile(trained / source, content / name)
         snapshot_id = snapshot.seal(
             content,
@@ -357,6 +358,7 @@ def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, An
         "baselines": evaluation.get("baselines", {}),
         "heads": evaluation.get("heads", {}),
         "search": evaluation.get("search"),
+        "rankers": evaluation.get("rankers", []),
         "fairness": {name: evaluation.get(name) for name in ("slices", "small_brands", "like_popular")},
         "limits": _LIMITS,
         "blessed": evaluation.get("blessed"),

@@ -131,7 +131,7 @@ def _finish(
     started: float,
 ) -> dict[str, Any]:
     """Export, evaluate and bless; return what evaluation.json holds."""
-    from training import blessing, evaluation, export, loop, search_clicks, warm_start
+    from training import blessing, evaluation, export, loop, rankers, search_clicks, warm_start
 
     model, epoch = loop.load_best(settings.training, prepared, kept)
     folder = work / "model"
@@ -139,13 +139,14 @@ def _finish(
     folder.mkdir()
     export.export(model, words, shop, folder, settings.training.seed)
     warm_start.keep(model, prepared.features, folder)
+    shipped = rankers.ship(model, folder, prepared, say)
     measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
     search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
-    found = measured.report | search | {"blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    found = measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
     _write(folder / "evaluation.json", found)
     _write(
         folder / "lineage.json",

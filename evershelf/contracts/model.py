@@ -2,14 +2,14 @@
 
 models/<model_id>/
     saved_model/         SavedModel, signature `serving_default` = RANK_INPUTS -> RANK_OUTPUT, with warm-up records
-    ranker.tflite        the same ranker for one request (batch 1), float32
+    ranker.tflite        the same ranker for one request (batch 1), float32 or int8; or ranker.onnx instead
     vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...], "brands": [...]}; entry 0 is padding or unknown
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
     evaluation.json      {"metrics": {"NDCG@10": …}, "heads": {"P_U" | "P_P" | "P_T": {"accuracy": …} or null}, "baselines": …, "rung_quality": {rung: …},
                          "blessed": …, "why": …}
     golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
-                         only, no shopper's data
+                         only, no shopper's data; "ranker_tolerance": … beside it where the ranker is int8
     text_encoder/        optional: what evershelf/text_encoder.py runs, and weights.json: how much each of evershelf/hybrid.py's FITS counts in a search
     lineage.json         lake tables and versions, parameters, seed, code version, data_as_of, and the model that the training started from or null
     weights.npz          what a later training starts from (training/warm_start.py); neither snapshots nor serving take it
@@ -21,6 +21,7 @@ QUERY_WORDS = 8
 RANKED_CANDIDATES = 200
 
 MODEL_NAME = "ranker"
+RANKERS = ("ranker.tflite", "ranker.onnx")  # a model and a snapshot hold one of them
 CONFIG_FILE = "models.config"  # in the folder of the served models; promotion writes it, so that a restarted server loads the same versions again
 SIGNATURE = "serving_default"
 

@@ -2,7 +2,7 @@
 
 <data_as_of>-<first 8 hex digits of the manifest's sha256>/
     manifest.json       written last
-    model/              SavedModel; ranker.tflite and vocabulary.json stand beside it at the top
+    model/              SavedModel; ranker.tflite (or .onnx) and vocabulary.json stand beside it at the top
     store.lmdb          candidates, histories and popular lists
     items.lmdb          what an answer shows of an item, and its index in the vocabulary
     search/             lexical index, the words of the catalogue, the shop's synonyms
@@ -13,7 +13,6 @@
 
 MANIFEST = "manifest.json"
 MODEL = "model"
-RANKER = "ranker.tflite"
 VOCABULARY = "vocabulary.json"
 STORE = "store.lmdb"
 ITEMS = "items.lmdb"

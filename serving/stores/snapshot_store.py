@@ -13,17 +13,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evershelf.contracts.snapshot import ITEMS, RANKER, SEARCH, STORE, VECTORS
+from evershelf.contracts.snapshot import ITEMS, SEARCH, STORE, VECTORS
 from evershelf.errors import SnapshotDamaged
 from evershelf.hybrid import WEIGHTS, Hybrid
 from evershelf.lexical import Lexical
+from evershelf.ranker import Ranker, ranker_in
 from evershelf.snapshot import Manifest, read_manifest
 from evershelf.text_encoder import ENCODER, TextEncoder
 from evershelf.vectors import Vectors
 from serving.errors import SourceUnavailable
 from serving.stores import layout
 from serving.stores.layout import Floats, Item, ItemList, Numbers, UserLists
-from serving.stores.local_ranker import LocalRanker
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class SnapshotStore:
             raise SnapshotDamaged(f"Snapshot {folder.name} cannot be opened: {error}. It is refused; what is live stays live. Build it again.") from error
         self.ranker_problem = ""
         try:
-            self._ranker: LocalRanker | None = LocalRanker(folder / RANKER)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            self._ranker: Ranker | None = ranker_in(folder)
+        except (OSError, ValueError) as error:
             self._ranker, self.ranker_problem = None, f"the ranker cannot be loaded: {error}"
         self._items: OrderedDict[int, Item] = OrderedDict()
         self._in_category: dict[str, npt.NDArray[np.bool_] | None] = {}

@@ -1,0 +1,74 @@
+"""The ranker for one request, in this process: LiteRT or ONNX, whichever the model ships."""
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, RANKERS, SIGNATURE
+
+Floats = npt.NDArray[np.float32]
+
+
+class Ranker(Protocol):
+    """On one thread. Not safe for several threads at once: it may keep its inputs."""
+
+    def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        """Return [RANKED_CANDIDATES] from inputs as in RANK_INPUTS, with a batch of 1."""
+
+
+def ranker_in(folder: Path) -> Ranker:
+    """Open the ranker of a model or a snapshot.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it cannot be loaded, or is not called as evershelf/contracts/model.py says.
+    """
+    for name in RANKERS:
+        if (folder / name).is_file():
+            return open_ranker(folder / name)
+    raise FileNotFoundError(f"there is no {' and no '.join(RANKERS)}")
+
+
+def open_ranker(path: Path) -> Ranker:
+    """Open one file by its suffix; raises as `ranker_in`."""
+    return OnnxRanker(path) if path.suffix == ".onnx" else LiteRTRanker(path)
+
+
+class LiteRTRanker:
+    def __init__(self, path: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter  # here, not above: building and inspecting snapshots need no interpreter
+
+        try:
+            self._interpreter = Interpreter(model_path=str(path), num_threads=1)
+            self._interpreter.allocate_tensors()
+            signature = self._interpreter.get_signature_runner(SIGNATURE)
+            self._inputs = {name: int(signature.get_input_details()[name]["index"]) for name in RANK_INPUTS}
+            self._output = int(signature.get_output_details()[RANK_OUTPUT]["index"])
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"LiteRT refuses it: {error}") from None
+
+    def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        for name, index in self._inputs.items():
+            self._interpreter.set_tensor(index, inputs[name])
+        self._interpreter.invoke()
+        return cast("Floats", self._interpreter.get_tensor(self._output)[0])
+
+
+class OnnxRanker:
+    def __init__(self, path: Path) -> None:
+        import onnxruntime  # as above
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no class of their own
+            raise ValueError(f"ONNX Runtime refuses it: {error}") from None
+        takes, gives = (sorted(each.name for each in some) for some in (self._session.get_inputs(), self._session.get_outputs()))
+        if (takes, gives) != (sorted(RANK_INPUTS), [RANK_OUTPUT]):
+            raise ValueError(f"it takes {takes} and gives {gives}; a ranker takes {sorted(RANK_INPUTS)} and gives {[RANK_OUTPUT]}")
+
+    def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        return cast("Floats", self._session.run([RANK_OUTPUT], {name: inputs[name] for name in RANK_INPUTS})[0][0])

@@ -1,0 +1,218 @@
+"""The rankers for one request that a model can ship as, LiteRT and ONNX, float32 and int8, and the choice between them.
+
+All rank the same events of the shoppers set aside for choosing, and are timed in turn on one thread. A float32 ranker agrees when it gives the golden scores
+of the SavedModel; an int8 one when it gives up little enough of its NDCG@10. The fastest that agrees ships, an int8 one only where that is worth it.
+"""
+
+import logging
+import shutil
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
+from evershelf.progress import Say
+from evershelf.ranker import Ranker, open_ranker
+from training.errors import ExportFailed
+from training.examples import Examples
+from training.exported import Exported
+from training.ranking import ranks_of
+
+MOST_LOST = 0.01  # share of the SavedModel's NDCG@10 that a ranker may give up
+INT8_FASTER = 1.3  # an int8 ranker ships where it is at least so many times faster than the float32 one
+MEASURED = 1000  # at most so many events
+ROUNDS, REPEATS = 7, 12  # of the golden requests
+OPSET = 18
+SUFFIX = {"LiteRT": "tflite", "ONNX": "onnx"}
+
+Inputs = dict[str, npt.NDArray[Any]]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One ranker. ndcg_lost: share of the SavedModel's NDCG@10 that it gives up, None when there is no event to measure on."""
+
+    form: str
+    precision: str
+    milliseconds: float
+    megabytes: float
+    largest_difference: float
+    ndcg_lost: float | None
+
+    @property
+    def agrees(self) -> bool:
+        if self.precision == "float32":
+            return self.largest_difference <= GOLDEN_TOLERANCE
+        return self.ndcg_lost is not None and self.ndcg_lost <= MOST_LOST
+
+
+def ship(model: Any, folder: Path, examples: Examples, say: Say) -> list[dict[str, Any]]:
+    """Give an exported model its ranker for one request; return what was found of each, fastest first.
+
+    Raises:
+        ExportFailed: none gives the SavedModel's scores.
+    """
+    exported = Exported(folder)
+    golden, wanted = _read_golden(folder)
+    events = questions(exported, examples)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        files = convert(model, exported.item_vectors, Path(aside))
+        rankers = {name: open_ranker(file) for name, file in files.items()}
+        milliseconds = race(rankers, golden)
+        best = ndcg(exported.scores(events)) if events else 0.0
+        found = {}
+        for (form, precision), ranker in rankers.items():
+            lost = max(0.0, 1 - ndcg(_one_by_one(ranker, events)) / best) if events and best else None
+            found[form, precision] = Measured(
+                form=form,
+                precision=precision,
+                milliseconds=round(milliseconds[form, precision], 4),
+                megabytes=round(files[form, precision].stat().st_size / 1e6, 3),
+                largest_difference=float(np.abs(_one_by_one(ranker, golden) - wanted).max()),
+                ndcg_lost=None if lost is None else round(lost, 5),
+            )
+        shipped = choose(list(found.values()))
+        file = files[shipped.form, shipped.precision]
+        shutil.copyfile(file, folder / f"ranker{file.suffix}")
+    if shipped.precision == "int8":
+        _tolerate(folder, 2 * shipped.largest_difference)
+    rows = [asdict(each) | {"agrees": each.agrees, "ships": each is shipped} for each in sorted(found.values(), key=lambda each: each.milliseconds)]
+    for row in rows:
+        say(_in_words(row))
+    return rows
+
+
+def choose(rankers: list[Measured]) -> Measured:
+    """Return the one that ships.
+
+    Raises:
+        ExportFailed: no float32 ranker agrees, so the graph itself was converted wrongly.
+    """
+    exact = [each for each in rankers if each.precision == "float32" and each.agrees]
+    if not exact:
+        differences = ", ".join(f"{each.form} {each.largest_difference:.3g}" for each in rankers if each.precision == "float32")
+        raise ExportFailed(
+            f"The exported rankers differ from the SavedModel on golden requests by more than {GOLDEN_TOLERANCE}: {differences}. Nothing was exported and what "
+            "is live stays live; look at which versions of TensorFlow, LiteRT and ONNX Runtime are installed."
+        )
+    fastest = min(exact, key=lambda each: each.milliseconds)
+    small = [each for each in rankers if each.precision == "int8" and each.agrees and each.milliseconds * INT8_FASTER <= fastest.milliseconds]
+    return min(small, key=lambda each: each.milliseconds, default=fastest)
+
+
+def questions(exported: Exported, examples: Examples) -> Inputs | None:
+    """Return a request for each of the events that choose: the target first, then the best of the catalogue by the SavedModel; None when there are none.
+
+    The NDCG@10 of such a ranking is that of the whole catalogue but for what a ranker would lift from below the candidates to the first ten.
+    """
+    rows = examples.selection.target[:MEASURED]
+    targets = examples.sequences.item[rows]
+    rows, targets = rows[targets > 0], targets[targets > 0]
+    if not len(rows):
+        return None
+    inputs = examples.sequences.histories(rows)
+    scores = exported.user_vectors(inputs) @ exported.item_vectors.T
+    scores[:, 0] = -np.inf
+    np.put_along_axis(scores, inputs["history_items"][:, -1:].astype(np.int64), -np.inf, axis=1)  # the item just before is no answer
+    np.put_along_axis(scores, targets[:, None].astype(np.int64), np.inf, axis=1)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :RANKED_CANDIDATES]
+    best[np.take_along_axis(scores, best, axis=1) == -np.inf] = 0
+    candidates = np.zeros((len(rows), RANKED_CANDIDATES), np.int32)
+    candidates[:, : best.shape[1]] = best
+    return inputs | {"candidates": candidates}
+
+
+def ndcg(scores: Scores) -> float:
+    """Return NDCG@10 of [events, candidates] scores where the target is the first candidate."""
+    return float(ranks_of(scores, np.zeros(len(scores), np.int64)).gains()["NDCG@10"].mean())
+
+
+def convert(model: Any, vectors: npt.NDArray[np.float32], folder: Path) -> dict[tuple[str, str], Path]:
+    """Write each ranker; return their files by form and precision."""
+    import tensorflow as tf  # slow imports: only an export pays for them
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from training.served import Served, rank_inputs
+
+    # one request at a time, weights as constants: the converters would leave them as variables that nothing fills
+    frozen = convert_variables_to_constants_v2(tf.function(Served(model, tf.constant(vectors)).rank).get_concrete_function(**rank_inputs(1)))
+    names = [tensor.name.split(":")[0] for tensor in frozen.inputs]
+    files = {(form, precision): folder / f"{precision}.{suffix}" for form, suffix in SUFFIX.items() for precision in ("float32", "int8")}
+    single = tf.function(lambda **inputs: {RANK_OUTPUT: frozen(*(inputs[name] for name in names))[0]}).get_concrete_function(**rank_inputs(1))
+    tf.saved_model.save(tf.Module(), str(folder / "single"), signatures={SIGNATURE: single})
+    for precision, optimizations in (("float32", []), ("int8", [tf.lite.Optimize.DEFAULT])):
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "single"), signature_keys=[SIGNATURE])
+        converter.optimizations = optimizations
+        files["LiteRT", precision].write_bytes(converter.convert())
+    logging.disable(logging.WARNING)  # advice about TensorFlow 1, and to optimise before what ONNX Runtime optimises when it loads it
+    try:
+        _write_onnx(frozen, names, files["ONNX", "float32"], files["ONNX", "int8"])
+    finally:
+        logging.disable(logging.NOTSET)
+    return files
+
+
+def _write_onnx(frozen: Any, names: list[str], float32: Path, int8: Path) -> None:
+    import onnx
+    import tf2onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    def log1p(context: Any, node: Any, name: str, _arguments: Any) -> None:  # ONNX has no such operator
+        one = context.make_const(f"{name}_one", np.float32(1))
+        context.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
+        node.type = "Log"
+
+    renamed = {tensor.name: name for tensor, name in zip(frozen.inputs, names, strict=True)} | {frozen.outputs[0].name: RANK_OUTPUT}
+    graph, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(),
+        input_names=[tensor.name for tensor in frozen.inputs],
+        output_names=[frozen.outputs[0].name],
+        opset=OPSET,
+        custom_op_handlers={"Log1p": (log1p, [])},
+        tensors_to_rename=renamed,
+    )
+    onnx.save(graph, float32)
+    quantize_dynamic(float32, int8)
+
+
+def race(rankers: dict[Any, Ranker], requests: Inputs) -> dict[Any, float]:
+    """Return each one's milliseconds for a request: the median of rounds in which all take turns."""
+    single = [{name: array[row : row + 1] for name, array in requests.items()} for row in range(len(requests["candidates"]))] * REPEATS
+    rounds: dict[Any, list[float]] = {name: [] for name in rankers}
+    for _ in range(ROUNDS + 1):
+        for name, ranker in rankers.items():
+            started = time.perf_counter()
+            for request in single:
+                ranker.scores(request)
+            rounds[name].append((time.perf_counter() - started) / len(single) * 1000)
+    return {name: statistics.median(taken[1:]) for name, taken in rounds.items()}  # the first round warms up
+
+
+def _one_by_one(ranker: Ranker, requests: Inputs) -> Scores:
+    return np.stack([ranker.scores({name: array[row : row + 1] for name, array in requests.items()}) for row in range(len(requests["candidates"]))])
+
+
+def _read_golden(folder: Path) -> tuple[Inputs, Scores]:
+    requests = msgspec.json.decode((folder / "golden.json").read_bytes())["requests"]
+    inputs = {name: np.array([request["inputs"][name] for request in requests], dtype) for name, (dtype, _) in RANK_INPUTS.items()}
+    return inputs, np.array([request["scores"] for request in requests], np.float32)
+
+
+def _tolerate(folder: Path, difference: float) -> None:
+    path = folder / "golden.json"
+    path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | {"ranker_tolerance": difference}))
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    lost = "NDCG@10 not measured" if row["ndcg_lost"] is None else f"gives up {row['ndcg_lost']:.2%} of NDCG@10"
+    verdict = "ships" if row["ships"] else "agrees" if row["agrees"] else "NOT shown to agree"
+    size = f"{row['milliseconds']:.3f} ms, {row['megabytes']:.2f} MB"
+    return f"ranker {row['form']} {row['precision']}: {size}, {lost}, scores differ by at most {row['largest_difference']:.2g}: {verdict}"
