@@ -46,7 +46,7 @@ class LiteRTRanker:
             signature = self._interpreter.get_signature_runner(SIGNATURE)
             self._inputs = {name: int(signature.get_input_details()[name]["index"]) for name in RANK_INPUTS}
             self._output = int(signature.get_output_details()[RANK_OUTPUT]["index"])
-        except (RuntimeError, KeyError) as error:
+        except (ValueError, RuntimeError, KeyError) as error:
             raise ValueError(f"LiteRT refuses it: {error}") from None
 
     def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:

@@ -6,7 +6,6 @@ of the SavedModel; an int8 one when it gives up little enough of its NDCG@10. Th
 
 import logging
 import shutil
-import statistics
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -137,30 +136,47 @@ def ndcg(scores: Scores) -> float:
 
 def convert(model: Any, vectors: npt.NDArray[np.float32], folder: Path) -> dict[tuple[str, str], Path]:
     """Write each ranker; return their files by form and precision."""
-    import tensorflow as tf  # slow imports: only an export pays for them
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    from training.served import Served, rank_inputs
-
-    # one request at a time, weights as constants: the converters would leave them as variables that nothing fills
-    frozen = convert_variables_to_constants_v2(tf.function(Served(model, tf.constant(vectors)).rank).get_concrete_function(**rank_inputs(1)))
-    names = [tensor.name.split(":")[0] for tensor in frozen.inputs]
     files = {(form, precision): folder / f"{precision}.{suffix}" for form, suffix in SUFFIX.items() for precision in ("float32", "int8")}
-    single = tf.function(lambda **inputs: {RANK_OUTPUT: frozen(*(inputs[name] for name in names))[0]}).get_concrete_function(**rank_inputs(1))
-    tf.saved_model.save(tf.Module(), str(folder / "single"), signatures={SIGNATURE: single})
-    for precision, optimizations in (("float32", []), ("int8", [tf.lite.Optimize.DEFAULT])):
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "single"), signature_keys=[SIGNATURE])
-        converter.optimizations = optimizations
-        files["LiteRT", precision].write_bytes(converter.convert())
+    frozen = freeze(model, vectors)
+    for precision in ("float32", "int8"):
+        write_litert(frozen, files["LiteRT", precision], int8=precision == "int8")
     logging.disable(logging.WARNING)  # advice about TensorFlow 1, and to optimise before what ONNX Runtime optimises when it loads it
     try:
-        _write_onnx(frozen, names, files["ONNX", "float32"], files["ONNX", "int8"])
+        _write_onnx(frozen, files["ONNX", "float32"], files["ONNX", "int8"])
     finally:
         logging.disable(logging.NOTSET)
     return files
 
 
-def _write_onnx(frozen: Any, names: list[str], float32: Path, int8: Path) -> None:
+def freeze(model: Any, vectors: npt.NDArray[np.float32]) -> Any:
+    """Return the graph that ranks one request, weights as constants: the converters would leave them as variables that nothing fills."""
+    import tensorflow as tf  # slow imports: only an export pays for them
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from training.served import Served, rank_inputs
+
+    return convert_variables_to_constants_v2(tf.function(Served(model, tf.constant(vectors)).rank).get_concrete_function(**rank_inputs(1)))
+
+
+def write_litert(frozen: Any, path: Path, *, int8: bool = False) -> None:
+    import tensorflow as tf
+
+    from training.served import rank_inputs
+
+    names = _names(frozen)
+    single = tf.function(lambda **inputs: {RANK_OUTPUT: frozen(*(inputs[name] for name in names))[0]}).get_concrete_function(**rank_inputs(1))
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
+        tf.saved_model.save(tf.Module(), aside, signatures={SIGNATURE: single})
+        converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=[SIGNATURE])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
+        path.write_bytes(converter.convert())
+
+
+def _names(frozen: Any) -> list[str]:
+    return [tensor.name.split(":")[0] for tensor in frozen.inputs]
+
+
+def _write_onnx(frozen: Any, float32: Path, int8: Path) -> None:
     import onnx
     import tf2onnx
     from onnxruntime.quantization import quantize_dynamic
@@ -170,7 +186,7 @@ def _write_onnx(frozen: Any, names: list[str], float32: Path, int8: Path) -> Non
         context.insert_new_node_on_input(node, "Add", [node.input[0], one.output[0]])
         node.type = "Log"
 
-    renamed = {tensor.name: name for tensor, name in zip(frozen.inputs, names, strict=True)} | {frozen.outputs[0].name: RANK_OUTPUT}
+    renamed = {tensor.name: name for tensor, name in zip(frozen.inputs, _names(frozen), strict=True)} | {frozen.outputs[0].name: RANK_OUTPUT}
     graph, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
         input_names=[tensor.name for tensor in frozen.inputs],
@@ -184,16 +200,16 @@ def _write_onnx(frozen: Any, names: list[str], float32: Path, int8: Path) -> Non
 
 
 def race(rankers: dict[Any, Ranker], requests: Inputs) -> dict[Any, float]:
-    """Return each one's milliseconds for a request: the median of rounds in which all take turns."""
+    """Return each one's milliseconds for a request: the least of rounds in which all take turns, for what else a machine does only adds to it."""
     single = [{name: array[row : row + 1] for name, array in requests.items()} for row in range(len(requests["candidates"]))] * REPEATS
     rounds: dict[Any, list[float]] = {name: [] for name in rankers}
-    for _ in range(ROUNDS + 1):
+    for _ in range(ROUNDS):
         for name, ranker in rankers.items():
             started = time.perf_counter()
             for request in single:
                 ranker.scores(request)
             rounds[name].append((time.perf_counter() - started) / len(single) * 1000)
-    return {name: statistics.median(taken[1:]) for name, taken in rounds.items()}  # the first round warms up
+    return {name: min(taken) for name, taken in rounds.items()}
 
 
 def _one_by_one(ranker: Ranker, requests: Inputs) -> Scores:

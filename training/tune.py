@@ -51,7 +51,7 @@ def tune(settings: Settings, *, trials: int, jobs: int, seeds: int, sampler: Lit
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     current = tuned.with_tuned(settings.training)
     shop = read_shop(current)
-    choosing, confirming = _halves(shop, current.seed)
+    choosing, confirming = halves(shop, current.seed)
     folder = settings.home / "training" / f"tuning-{shop.data_as_of}-{shop.versions['events']}"
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -81,7 +81,7 @@ def tune(settings: Settings, *, trials: int, jobs: int, seeds: int, sampler: Lit
         raise TrainingRunning(f"The search {folder.name} runs in another process. Nothing was started; wait for it.") from None
 
 
-def _halves(shop: Shop, seed: int) -> tuple[Rows, Rows]:
+def halves(shop: Shop, seed: int) -> tuple[Rows, Rows]:
     """Return events of the shoppers who choose, and of as many other ones of them."""
     from training import examples
 
