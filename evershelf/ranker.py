@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, RANKERS, SIGNATURE
+from evershelf.settings import load_settings
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,10 +61,13 @@ class OnnxRanker:
     def __init__(self, path: Path) -> None:
         import onnxruntime  # as above
 
+        providers = load_settings().gateway.onnx_providers
+        if missing := set(providers) - set(onnxruntime.get_available_providers()):  # it would go on without them, and say so in its own log only
+            raise ValueError(f"this ONNX Runtime has no {', '.join(sorted(missing))}, which gateway.onnx_providers names")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # its errors share no class of their own
             raise ValueError(f"ONNX Runtime refuses it: {error}") from None
         takes, gives = (sorted(each.name for each in some) for some in (self._session.get_inputs(), self._session.get_outputs()))

@@ -242,6 +242,7 @@ class GatewaySettings(Section):
     urls: tuple[str, ...] = ()  # every gateway, for promotion and rollback; default: this one
     admin_token: SecretStr = SecretStr("")  # empty: `<home>/admin.token`, made on first use
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1)] = RUNGS  # a host without a model server or Redis leaves those rungs out; the order is fixed
+    onnx_providers: Annotated[tuple[str, ...], Field(min_length=1)] = ("CPUExecutionProvider",)  # what runs a ranker in ONNX, best first
     deadline: timedelta = timedelta(milliseconds=150)
     max_in_flight: Positive = 256  # above this, requests are shed with 503 and Retry-After
     remembered_answers: Annotated[int, Field(ge=0)] = 10_000  # for `evershelf why`; in memory, a few hundred bytes each; 0 remembers nothing

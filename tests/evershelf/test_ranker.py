@@ -9,6 +9,7 @@ import pytest
 
 from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES
 from evershelf.ranker import open_ranker, ranker_in
+from evershelf.settings import load_settings
 
 
 @pytest.fixture
@@ -39,6 +40,13 @@ def test_an_onnx_ranker_ranks(write_onnx: Callable[..., Path]) -> None:
 def test_a_ranker_that_is_called_otherwise_is_refused_by_name(write_onnx: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match=r"it takes .*'history_items'.* a ranker takes .*'query_words'"):
         open_ranker(write_onnx(left_out="query_words"))
+
+
+def test_a_provider_that_is_not_installed_is_refused_by_name(write_onnx: Callable[..., Path], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_GATEWAY__ONNX_PROVIDERS", '["TensorrtExecutionProvider", "CPUExecutionProvider"]')
+    load_settings.cache_clear()
+    with pytest.raises(ValueError, match="has no TensorrtExecutionProvider"):
+        open_ranker(write_onnx())
 
 
 @pytest.mark.parametrize(("name", "who"), [("ranker.onnx", "ONNX Runtime"), ("ranker.tflite", "LiteRT")])
