@@ -146,7 +146,9 @@ def _finish(
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
     search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
-    found = measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    found = (
+        measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
+    )
     _write(folder / "evaluation.json", found)
     _write(
         folder / "lineage.json",
