@@ -46,5 +46,9 @@ class SnapshotDamaged(EvershelfError):
     pass
 
 
+class SnapshotOfOtherVersion(SnapshotDamaged):
+    """It may be whole, but another version of the code wrote it."""
+
+
 class CommandFailed(EvershelfError):
     pass

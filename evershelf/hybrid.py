@@ -18,14 +18,15 @@ FITS = ("words", "meaning", "like the best", "first by words")
 PLAIN, WORDS = (1.0, 1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)  # weights where nothing was learned; where meaning counts for nothing
 SEARCHED = {"title": "title", "brand": "brand", "category": "category_path", "description": "description"}  # field of the lexical index -> column of products
 WEIGHTS = "weights.json"  # beside the vectors
+NEAREST = 200
 _BEST = 20  # items that say what the query is about
 _HALF = 30  # the item at this place by words gets half of what the first one gets
 _LEAST = 0.4  # cosine; an item that matches no word and means less of what was searched for is no answer (six of seven right ones mean more)
 
 
 def item_text(title: str | None, description: str | None) -> str:
-    """Return what of an item is embedded."""
-    return f"{title or ''}. {description or ''}"
+    """Return what of an item is embedded; "" where nothing is known."""
+    return f"{title or ''}. {description or ''}" if title or description else ""
 
 
 def fits(lexical: npt.NDArray[np.floating[Any]], vectors: Floats, query: Floats) -> Floats:
@@ -61,23 +62,23 @@ class Hybrid:
         self._lexical, self._vectors, self._encoder, self._weights = lexical, vectors, encoder, weights
 
     def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
-        """Return the numbers and scores, 0 to 1, of the items that match a word or mean the same, best first."""
+        """Return the numbers and scores, above 0 and at most 1, of the items that match a word or mean the same, best first."""
         numbers, fitting = self.fits(text, limit)
         if not len(numbers):
             return numbers, np.empty(0, np.float32)
         worth = scores(fitting, self._weights)
         best = np.argsort(-worth, kind="stable")[:limit]
-        worth = worth[best]
-        spread = float(worth[0] - worth[-1])
-        return numbers[best], (worth - worth[-1]) / spread if spread > 0 else np.ones(len(best), np.float32)
+        return numbers[best], np.maximum(worth[best] / max(float(worth[best[0]]), 1e-6), 1e-3)
 
     def fits(self, text: str, limit: int) -> tuple[Numbers, Floats]:
-        """Return the numbers of the first items by words and of the nearest ones by meaning, at most `limit` of each, and [items, FITS] of them."""
+        """Return the numbers of the first items by words, at most `limit`, and of the nearest ones by meaning, at most NEAREST; and [items, FITS] of them."""
         by_words, lexical = self._lexical.search(text, limit)
+        if not words(text):
+            return by_words, np.empty((0, len(FITS)), np.float32)
         read_as = self._lexical.corrected(text)
         query = self._encoder.vector(" ".join(read_as.get(word, word) for word in words(text)) if read_as else text)
-        near = self._vectors.nearest(query, limit)
-        near = near[(self._vectors.of(near) @ query >= _LEAST) & ~np.isin(near, by_words)]
+        near, cosine = self._vectors.nearest(query, min(limit, NEAREST))
+        near = near[(cosine >= _LEAST) & ~np.isin(near, by_words)]
         numbers = np.concatenate([by_words, near])
         if not len(numbers):
             return numbers, np.empty((0, len(FITS)), np.float32)

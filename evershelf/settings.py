@@ -179,7 +179,7 @@ class CandidateSettings(Section):
 class SearchSettings(Section):
     language: Language = "english"  # of the products' texts: whose endings words lose, whose words for prices are understood
     synonyms: Path | None = None  # a text file: `sofa, couch` on a line, `case => sleeve` for one way only; a snapshot takes it along
-    by_meaning: bool = True  # items are found by what their texts mean, too; costs a gateway some 50 MB and 2 ms a search
+    by_meaning: bool | None = None  # items are found by what their texts mean, too; not set: where the encoder knows the language (ours knows English)
 
 
 class LabelSettings(Section):
@@ -346,6 +346,12 @@ class Settings(BaseSettings):
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.shop.timezone)
+
+    @property
+    def by_meaning(self) -> bool:
+        """Whether search finds what texts mean, too."""
+        wish = self.search.by_meaning
+        return self.search.language == "english" or self.training.text_encoder is not None if wish is None else wish
 
     @property
     def served_models(self) -> Path:

@@ -13,7 +13,7 @@ import msgspec
 from evershelf import storage
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import MANIFEST, READS_CONTRACTS
-from evershelf.errors import SnapshotDamaged
+from evershelf.errors import SnapshotDamaged, SnapshotOfOtherVersion
 from evershelf.storage import ASIDE, HdfsPath, Place, fetch, files_below, new_folder, publish
 
 
@@ -104,7 +104,7 @@ def read_manifest(folder: Place) -> Manifest:
     if not folder.name.endswith(hashlib.sha256(content).hexdigest()[:8]):
         raise SnapshotDamaged(f"The manifest of snapshot {folder.name} has changed: its checksum is not the one in its name. {advice}")
     if manifest.contracts != READS_CONTRACTS:
-        raise SnapshotDamaged(f"Snapshot {folder.name} has contracts {manifest.contracts}; this version reads {READS_CONTRACTS}. {advice}")
+        raise SnapshotOfOtherVersion(f"Snapshot {folder.name} has contracts {manifest.contracts}; this version reads {READS_CONTRACTS}. {advice}")
     return manifest
 
 

@@ -49,6 +49,8 @@ class TextEncoder:
         self._tokenizer.enable_truncation(LENGTHS[-1])
         interpreter = Interpreter(model_path=str(folder / ENCODER), num_threads=threads)
         self._runners = {length: interpreter.get_signature_runner(signature(length)) for length in LENGTHS}
+        for length, run in self._runners.items():
+            run(**{TOKENS: np.zeros((1, length), np.int32)})  # the first call of each packs weights: better now than while a shopper waits
         self.width = int(self._runners[LENGTHS[0]].get_output_details()[VECTOR]["shape"][-1])
 
     def vectors(self, texts: Sequence[str], report: Callable[[int], None] = lambda done: None) -> Vectors:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from usearch.index import Index
 
 from evershelf.progress import Say
+from evershelf.text import words
 from evershelf.text_encoder import TextEncoder
 
 _INDEX, _TEXTS = "items.usearch", "texts.npy"
@@ -47,9 +48,10 @@ class Vectors:
     def __len__(self) -> int:
         return len(self._index)
 
-    def nearest(self, vector: Floats, limit: int) -> Numbers:
-        """Return the numbers of about the nearest items, nearest first."""
-        return self._index.search(vector, limit, threads=1).keys.astype(np.uint32)
+    def nearest(self, vector: Floats, limit: int) -> tuple[Numbers, Floats]:
+        """Return the numbers of about the nearest items and their cosines, nearest first."""
+        found = self._index.search(vector, limit, threads=1)
+        return found.keys.astype(np.uint32), 1 - np.asarray(found.distances, np.float32)
 
     def of(self, numbers: npt.NDArray[np.integer]) -> Floats:
         """Return [numbers, width]."""
@@ -57,10 +59,12 @@ class Vectors:
 
 
 def embed(texts: Sequence[str], encoder: TextEncoder, known: Iterable[Path], say: Say) -> Floats:
-    """Return [texts, width]; those that lie in one of the folders `known`, of `write_vectors`, are not worked out again."""
+    """Return [texts, width]; those that lie in one of the folders `known`, of `write_vectors`, are not worked out again. A text without a word is near nothing:
+    its vector is 0.
+    """
     keys = _keys(texts)
-    found = np.empty((len(texts), encoder.width), np.float32)
-    missing = np.ones(len(texts), np.bool_)
+    found = np.zeros((len(texts), encoder.width), np.float32)
+    missing = np.array([bool(words(text)) for text in texts], np.bool_)
     for folder in known:
         stored, vectors = np.load(folder / _TEXTS), Vectors(folder)
         order = np.argsort(stored)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Set
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -39,7 +39,7 @@ from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
-from evershelf.text_encoder import ENCODER, TextEncoder
+from evershelf.text_encoder import ENCODER, TOKENIZER, TextEncoder
 from evershelf.vectors import embed, write_vectors
 from evershelf.version import code_version
 from serving.promotion.log import PromotionLog
@@ -93,7 +93,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
     search = {
         "language": settings.search.language,
         "synonyms": hashlib.sha256(json.dumps(synonyms).encode()).hexdigest(),
-        "by_meaning": settings.search.by_meaning,
+        "by_meaning": settings.by_meaning,
     }
     whole_lineage = {"candidates_id": candidates.name, "candidates": lineage, "model": _read_json(model / "lineage.json"), "search": search}
     snapshots = at(settings.url("snapshots"))
@@ -116,7 +116,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
         with at_hand(model) as trained:
             vocabulary = _read_json(trained / "vocabulary.json")
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
-            if settings.search.by_meaning and _by_meaning(trained / TEXT_ENCODER):
+            if settings.by_meaning and _by_meaning(trained / TEXT_ENCODER):
                 _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
             ranker = next((name for name in RANKERS if (trained / name).is_file()), RANKERS[0])
@@ -328,20 +328,22 @@ def _write_vectors(folder: Path, trained: Path, snapshots: Place, products: Prod
     this encoder where they have it."""
     shutil.copytree(trained, folder)
     texts = [item_text(*pair) for pair in zip(products.table["title"].to_pylist(), products.table["description"].to_pylist(), strict=True)]
-    with ExitStack() as opened:
-        known = [trained, *(opened.enter_context(at_hand(found / VECTORS)) for found in _with_encoder(snapshots, trained / ENCODER))]
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent) as aside:
+        known = [trained, *_vectors_of_newest(snapshots, trained, Path(aside) / VECTORS)]
         vectors = embed(texts, TextEncoder(folder, threads=len(os.sched_getaffinity(0))), known, step)
     write_vectors(folder, texts, vectors)
 
 
-def _with_encoder(snapshots: Place, encoder: Path) -> Iterator[Place]:
-    """Yield the newest snapshot with this encoder, if there is one."""
-    digest = hashlib.sha256(encoder.read_bytes()).hexdigest()
+def _vectors_of_newest(snapshots: Place, trained: Path, copy: Path) -> Iterator[Path]:
+    """Yield a copy of the vectors of the newest snapshot with this encoder, if there is one that is as it was sealed."""
+    wanted = {hashlib.sha256((trained / name).read_bytes()).hexdigest() for name in (ENCODER, TOKENIZER)}
     for snapshot_id in snapshot.stored_snapshots(snapshots):
-        with suppress(SnapshotDamaged):
-            entry = snapshot.read_manifest(snapshots / snapshot_id).files.get(f"{VECTORS}/{ENCODER}")
-            if entry and entry.sha256 == digest:
-                yield snapshots / snapshot_id
+        with suppress(SnapshotDamaged, OSError):
+            files = snapshot.read_manifest(snapshots / snapshot_id).files
+            if wanted <= {files[name].sha256 for name in (f"{VECTORS}/{ENCODER}", f"{VECTORS}/{TOKENIZER}") if name in files}:
+                shutil.rmtree(copy, ignore_errors=True)
+                snapshot.copy_part(snapshots / snapshot_id, VECTORS, copy)
+                yield copy
                 return
 
 
@@ -374,7 +376,7 @@ def _try_out(folder: Place) -> None:
             store = SnapshotStore(opened)
             if store.popular() is None:
                 raise SnapshotDamaged(f"Snapshot {folder.name} gives no popular items.")
-            if problem := store.ranker_problem:
+            if problem := store.ranker_problem or store.meaning_problem:
                 raise SnapshotDamaged(f"Of snapshot {folder.name}, {problem}.")
     except SnapshotDamaged as error:
         remove(folder)

@@ -39,7 +39,7 @@ def train_model(settings: Settings, say: Say, *, full: bool = False, start_from:
 
     started = time.monotonic()
     settings = settings.model_copy(update={"training": with_tuned(settings.training)})
-    encoder = text_encoder.converted(settings.training.text_encoder) if settings.search.by_meaning else None
+    encoder = text_encoder.converted(settings.training.text_encoder) if settings.by_meaning else None
     shop = data.read_shop(settings.training)
     if start_from:
         begins, why = warm_start.named(start_from, settings.training), f"begins with what {start_from} knows by name"
@@ -169,7 +169,7 @@ def _finish(
 
 
 def _fingerprint(settings: Settings, shop: Any, begins: Any) -> str:
-    parameters = settings.training.model_dump(mode="json") | {"search": settings.search.model_dump(mode="json")}
+    parameters = settings.training.model_dump(mode="json") | {"by_meaning": settings.by_meaning, "language": settings.search.language}
     what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
     what["start"] = begins[0].lineage() if begins else None
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]

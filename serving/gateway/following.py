@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from evershelf import snapshot, storage
-from evershelf.errors import EvershelfError
+from evershelf.errors import EvershelfError, SnapshotOfOtherVersion
 from evershelf.storage import Place
 from serving.errors import NoSourceAnswered, ServingError
 from serving.gateway.answers import Arm, Hold
@@ -261,7 +261,7 @@ class Follower:
                 logger.error("snapshot %s cannot be used: %s", name, error)
                 self.problems[name] = str(error)
                 self._retry_at[name] = time.monotonic() + (_RETRY if copy else 0.0)
-                if not copy:
+                if not copy and not isinstance(error, SnapshotOfOtherVersion):
                     shutil.rmtree(self._copies / name, ignore_errors=True)  # damaged here; fetched again as soon as storage can be reached
                 continue
             self.problems.pop(name, None)

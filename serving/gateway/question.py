@@ -171,7 +171,7 @@ class Question:
         began = time.perf_counter()
         try:
             return Ranked(*self.store.search(self.wanted.text, self.depth))
-        except (ValueError, OSError, RuntimeError):
+        except Exception:  # whatever is wrong with it costs quality, never the answer
             logger.exception("the lexical index of snapshot %s failed", self.store.snapshot_id)
             return NOTHING
         finally:
@@ -285,7 +285,7 @@ class Question:
         fits = np.zeros(len(numbers), np.float32)
         match self.kind:
             case "search" if len(lexical.scores):
-                fits[: len(lexical.scores)] = lexical.scores / lexical.scores[0]
+                fits[: len(lexical.scores)] = lexical.scores / max(float(lexical.scores[0]), 1e-9)
             case "similar" if self._near and len(numbers):
                 scores = self._near.values()
                 fits = scores / max(float(scores[0]), 1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.contracts.model import HISTORY_LENGTH
+from evershelf.contracts.model import HISTORY_LENGTH, RANKED_CANDIDATES
 from serving.errors import SourceUnavailable
 from serving.gateway import slate
 from serving.gateway.addition import Addition
@@ -159,7 +159,7 @@ def _origin(question: Question, found: Found) -> str:
         case "neighbours":
             return f"often chosen by those who chose {_title(question, found.item or 0)}"
         case "words":
-            return f"matches your words '{' '.join(question.searched_words)}'"
+            return f"fits what you searched for: '{' '.join(question.searched_words)}'"
         case "query_list":
             return f"often chosen after searching for '{question.normalized}'"
         case "popular":
@@ -229,7 +229,7 @@ def _compact(values: npt.NDArray[Any], keep: npt.NDArray[np.bool_], *, newest_la
 
 
 def _explained(question: Question, answered: Remembered, lists: Iterable[Found], ranked: Ranked | None, effects: list[_Effect]) -> list[WhyItem]:
-    matching = question.store.matching_words(question.wanted.text, question.depth) if question.text else {}
+    matching = question.store.matching_words(question.wanted.text, RANKED_CANDIDATES) if question.text else {}
     items = []
     for place, item_id, propensity in _shown(answered)[:_FIRST]:
         number = question.store.number(item_id)

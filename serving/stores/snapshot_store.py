@@ -19,7 +19,7 @@ from evershelf.hybrid import WEIGHTS, Hybrid
 from evershelf.lexical import Lexical
 from evershelf.ranker import Ranker, ranker_in
 from evershelf.snapshot import Manifest, read_manifest
-from evershelf.text_encoder import ENCODER, TextEncoder
+from evershelf.text_encoder import ENCODER, TOKENIZER, TextEncoder
 from evershelf.vectors import Vectors
 from serving.errors import SourceUnavailable
 from serving.stores import layout
@@ -27,7 +27,7 @@ from serving.stores.layout import Floats, Item, ItemList, Numbers, UserLists
 
 logger = logging.getLogger(__name__)
 
-_encoders: WeakValueDictionary[str, TextEncoder] = WeakValueDictionary()  # by checksum: snapshots of one encoder share what it needs in memory
+_encoders: WeakValueDictionary[tuple[str, ...], TextEncoder] = WeakValueDictionary()  # by checksums: snapshots of one encoder share what it needs in memory
 _CACHED_ITEMS = 20_000
 _CACHED_CATEGORIES = 1_000
 
@@ -90,12 +90,18 @@ class SnapshotStore:
         self.action_index = np.array(msgspec.msgpack.decode(column[layout.ACTIONS], type=list[int]), np.int32)
         self.hide_seen = msgspec.msgpack.decode(column[layout.HIDE_SEEN], type=bool)
         self._lexical = Lexical(folder / SEARCH)
-        self._hybrid = self._open_hybrid(folder / VECTORS) if (folder / VECTORS).is_dir() else None
+        self._hybrid, self.meaning_problem = None, ""
+        if (folder / VECTORS).is_dir():
+            try:
+                self._hybrid = self._open_hybrid(folder / VECTORS)
+            except Exception as error:  # whatever is wrong with it costs quality, never the snapshot
+                self.meaning_problem = f"what finds items by meaning cannot be opened: {error}"
+                logger.exception("of snapshot %s, %s; words answer alone", self.snapshot_id, self.meaning_problem)
 
     def _open_hybrid(self, folder: Path) -> Hybrid:
-        digest = self.manifest.files[f"{VECTORS}/{ENCODER}"].sha256
-        if (encoder := _encoders.get(digest)) is None:
-            encoder = _encoders[digest] = TextEncoder(folder)
+        digests = tuple(self.manifest.files[f"{VECTORS}/{name}"].sha256 for name in (ENCODER, TOKENIZER))
+        if (encoder := _encoders.get(digests)) is None:
+            encoder = _encoders[digests] = TextEncoder(folder)
         return Hybrid(self._lexical, Vectors(folder), encoder, msgspec.json.decode((folder / WEIGHTS).read_bytes(), type=tuple[float, float, float, float]))
 
     def close(self) -> None:

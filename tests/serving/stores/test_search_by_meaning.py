@@ -29,7 +29,7 @@ def by_meaning(shop: Shop) -> str:
 
 def _titles(store: SnapshotStore, text: str) -> list[str]:
     numbers, scores = store.search(text, 200)
-    assert np.all(np.diff(scores) <= 0) and (len(scores) == 0 or scores[0] == 1)
+    assert np.all(np.diff(scores) <= 0) and (scores > 0).all() and (len(scores) == 0 or scores[0] == 1)
     return [store.item(int(number)).title for number in numbers]
 
 
@@ -38,7 +38,7 @@ def test_meaning_finds_what_words_do_not(shop: Shop, by_meaning: str) -> None:
     store = SnapshotStore(shop.snapshots / by_meaning)
     assert (mugs := _titles(store, NO_WORD_OF_IT)) and all(" mug " in title for title in mugs)
     assert [" red " in f" {title.lower()}" and "candle" in title for title in _titles(store, "red candle")[:2]] == [True, True]
-    assert _titles(store, "qwertz") == [] and _titles(store, "?!") == []
+    assert _titles(store, "qwertz") == [] and _titles(store, "?!") == [] and _titles(store, "") == []
 
 
 def test_texts_that_a_snapshot_knows_are_not_embedded_again(shop: Shop, by_meaning: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +68,21 @@ def test_when_meaning_fails_words_answer_alone(shop: Shop, by_meaning: str, monk
     monkeypatch.setattr(TextEncoder, "vector", broken)
     assert _titles_of_words(store, "mug") == 8
     assert _titles_of_words(store, NO_WORD_OF_IT) == 0
+
+
+def test_a_snapshot_whose_vectors_cannot_be_opened_answers_by_words(shop: Shop, by_meaning: str) -> None:
+    (shop.snapshots / by_meaning / VECTORS / "items.usearch").write_bytes(b"no")
+    store = SnapshotStore(shop.snapshots / by_meaning)
+    assert "cannot be opened" in store.meaning_problem
+    assert _titles_of_words(store, "mug") == 8
+
+
+def test_damaged_vectors_are_not_handed_on(shop: Shop, by_meaning: str) -> None:
+    (shop.snapshots / by_meaning / VECTORS / "texts.npy").write_bytes(b"no")
+    tiny.make_candidates(shop.home, f"{tiny.DATA_AS_OF}-77777777", f"{tiny.DATA_AS_OF}-11111111", shift=6)
+    again = build_snapshot(f"{tiny.DATA_AS_OF}-77777777")
+    snapshot.verify(shop.snapshots / again)
+    assert SnapshotStore(shop.snapshots / again).meaning_problem == ""
 
 
 def _titles_of_words(store: SnapshotStore, text: str) -> int:
