@@ -3,6 +3,7 @@
 Shoppers without an account are sequences of their own session. Impressions are left out: the full softmax already pushes down every other item.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
@@ -21,6 +22,8 @@ from training.errors import NotEnoughData
 ACTIONS = ("", "click", "view", "cart", "purchase")  # entry 0: padding
 TABLES = ("events", "products", "orders")
 DAY = 86_400_000_000  # microseconds
+POOL = 8  # batches whose examples are sorted by length together
+ROUNDS, MIXER = 6, np.uint64(0x9E3779B97F4A7C15)  # of the shuffle
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -281,23 +284,64 @@ def next_different(shop: Shop) -> npt.NDArray[np.int64]:
     return np.where((following < count) & (owner[following] == shop.shopper), following, -1)
 
 
-def deal(lengths: npt.NDArray[np.int64], *, batch: int, ranks: int, rank: int, epoch: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Return this rank's batches of one epoch. Over all ranks every example comes exactly once, and all ranks get equally many batches.
+def shuffled(places: slice, count: int, seed: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return which of `count` examples a seeded shuffle puts at the places: a permutation of which nothing but what is asked for is ever held.
 
-    Args:
-        lengths: [examples]; a batch holds examples of about the same length, so that little is spent on padding.
-        batch: examples per rank and batch; the last batch of a pool may be smaller or, on some ranks, empty.
+    Source:
+        Luby and Rackoff, SIAM J. Comput. 1988 (a few rounds of Feistel's network permute at random); Black and Rogaway, CT-RSA 2002 (walk on until inside).
     """
-    random = np.random.default_rng((seed, epoch))
-    order = random.permutation(len(lengths))
-    together: list[npt.NDArray[np.int64]] = []
-    for pool in np.array_split(order, max(1, len(order) // (batch * ranks * 8))):
-        by_length = pool[np.argsort(lengths[pool], kind="stable")]
-        together += np.array_split(by_length, max(1, -(-len(by_length) // (batch * ranks))))
-    return [together[index][rank::ranks] for index in random.permutation(len(together))]
+    half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.SeedSequence((count, *seed)).generate_state(2 * ROUNDS, np.uint64).reshape(ROUNDS, 2)
+    numbers = np.arange(places.start, places.stop, dtype=np.uint64)
+    left = np.ones(len(numbers), np.bool_)
+    while left.any():
+        high, low = numbers[left] >> half, numbers[left] & mask
+        for odd, added in keys:
+            mixed = (low ^ added) * (odd | np.uint64(1))
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * MIXER
+            high, low = low, high ^ ((mixed >> np.uint64(32)) & mask)
+        numbers[left] = high << half | low
+        left = numbers >= count
+    return numbers.astype(np.int64)
 
 
-def spread(count: int, *, steps: int, ranks: int, rank: int, epoch: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Deal `count` examples over the ranks and `steps` batches, each exactly once; batches may be empty."""
-    order = np.random.default_rng((seed, epoch, count)).permutation(count)
-    return np.array_split(order[rank::ranks], steps)
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """One epoch's batches, over all ranks: every example comes exactly once. Nothing that grows with the examples is held."""
+
+    windows: Windows
+    batch: int  # examples of all ranks together; the last ones of a pool may be smaller
+    seed: tuple[int, ...]
+
+    @property
+    def pools(self) -> int:
+        return max(1, len(self.windows) // (self.batch * POOL))
+
+    def _pool(self, number: int) -> slice:
+        return slice(number * len(self.windows) // self.pools, (number + 1) * len(self.windows) // self.pools)
+
+    def _batches(self, number: int) -> int:
+        pool = self._pool(number)
+        return max(1, -(-(pool.stop - pool.start) // self.batch))
+
+    def __len__(self) -> int:
+        return sum(map(self._batches, range(self.pools)))
+
+    def from_step(self, step: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the batches from one on; a batch holds examples of about the same length, so that little is spent on padding."""
+        for number in range(self.pools):
+            if step >= (count := self._batches(number)):
+                step -= count
+                continue
+            pool = shuffled(self._pool(number), len(self.windows), self.seed)
+            by_length = pool[np.argsort(self.windows.end[pool] - self.windows.begin[pool], kind="stable")]
+            batches = np.array_split(by_length, count)
+            for index in np.random.default_rng((*self.seed, number)).permutation(count)[step:]:
+                yield batches[index]
+            step = 0
+
+
+def spread(count: int, *, step: int, steps: int, seed: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return which of `count` examples come in one of an epoch's steps, over all ranks; each comes in exactly one."""
+    return shuffled(slice(step * count // steps, (step + 1) * count // steps), count, seed)

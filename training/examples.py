@@ -1,4 +1,6 @@
-"""What the ranks read: the shop in the model's numbers, written once as one file, cut into batches."""
+"""What the ranks read: the shop in the model's numbers, written once, one file an array; a rank maps them into memory and holds no more than what it looks at."""
+
+import mmap
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -124,22 +126,24 @@ class Examples:
     words: int
     categories: int
 
-    def save(self, path: Path) -> None:
-        arrays: dict[str, npt.NDArray[np.generic]] = {}
+    def save(self, folder: Path) -> None:
+        arrays: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self._parts()}
         for name, part in self._parts().items():
-            arrays |= {f"{name}.{field.name}": np.asarray(getattr(part, field.name)) for field in fields(part)}
-        arrays |= {field.name: np.asarray(getattr(self, field.name)) for field in fields(self) if field.name not in self._parts()}
-        np.savez(path, **arrays)  # type: ignore[arg-type]  # the stub takes the keyword `allow_pickle` for any keyword
+            arrays |= {f"{name}.{field.name}": getattr(part, field.name) for field in fields(part)}
+        folder.mkdir(exist_ok=True)
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", np.asarray(array))
 
     @classmethod
-    def load(cls, path: Path) -> "Examples":
-        with np.load(path) as file:
-            arrays = {name: file[name] if file[name].ndim else file[name].item() for name in file.files}
+    def load(cls, folder: Path) -> "Examples":
+        """Map what `save` wrote; what is only a number is read."""
+        arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+        values = {name: array if array.ndim else array.item() for name, array in arrays.items()}
 
         def part(name: str) -> dict[str, object]:
-            return {key.split(".")[1]: value for key, value in arrays.items() if key.startswith(f"{name}.")}
+            return {key.split(".")[1]: value for key, value in values.items() if key.startswith(f"{name}.")}
 
-        plain = {key: value for key, value in arrays.items() if "." not in key}
+        plain = {key: value for key, value in values.items() if "." not in key}
         return cls(
             sequences=Sequences(**part("sequences")),  # type: ignore[arg-type]  # names and kinds as in save()
             train=Windows(**part("train")),  # type: ignore[arg-type]
@@ -147,6 +151,13 @@ class Examples:
             features=ItemFeatures(**part("features")),  # type: ignore[arg-type]
             **plain,
         )
+
+    def release(self) -> None:
+        """Give back the pages of the files that were looked at: they stay in the system's cache and no longer count as this process's."""
+        for part in (self, *self._parts().values()):
+            for field in fields(part):
+                if isinstance(array := getattr(part, field.name), np.memmap) and array.size:
+                    array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def _parts(self) -> dict[str, Sequences | Windows | ItemFeatures]:
         return {"sequences": self.sequences, "train": self.train, "selection": self.selection, "features": self.features}

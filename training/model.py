@@ -7,7 +7,7 @@ Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018,
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from evershelf.contracts import TRANSACTION_CLASSES
 from evershelf.contracts.model import HISTORY_LENGTH
-from training.data import ACTIONS, Ints
+from training.data import ACTIONS
+from training.feed import mean_of
 from training.vocabulary import PRICE_BUCKETS, ItemFeatures
 
 AGE_BUCKETS = 20  # bucket b: about 2^b minutes
@@ -32,6 +33,17 @@ class Shape:
     dropout: float
     words: int
     categories: int
+
+
+class Part(NamedTuple):
+    """Tables and features of some items, or of all: what a step needs of the catalogue. Numbers of items and words are places in it; place 0 is padding."""
+
+    ids: tf.Tensor  # [items, width]
+    bias: tf.Tensor  # [items]
+    words: tf.Tensor  # [words, width]
+    items: tf.Tensor  # [items] int32, their numbers in the whole
+    words_of: tf.SparseTensor  # [items, words]
+    categories_of: tf.SparseTensor  # [items, categories]
 
 
 class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -88,9 +100,11 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
         super().__init__()
         self.shape = shape
         self.seen, self.brand, self.price = (tf.constant(array) for array in (features.seen, features.brand, features.price))
-        self.has_prices = bool(features.price.any())
+        self.has_words, self.has_categories, self.has_prices = shape.words > 1, shape.categories > 1, bool(features.price.any())
         self.id_dropout = tf.constant(ID_DROPOUT * ((features.words[:, 0] > 0) | (features.category > 0) | (features.brand > 0)), tf.float32)
-        self.words_of, self.categories_of = _mean_of(features.words, shape.words), _mean_of(features.categories, shape.categories)
+        self.words_of, self.categories_of = (
+            tf.SparseTensor(*mean_of(numbers, count)) for numbers, count in ((features.words, shape.words), (features.categories, shape.categories))
+        )
         normal = keras.initializers.RandomNormal(stddev=0.05)
 
         def table(name: str, rows: int) -> Any:
@@ -122,25 +136,37 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             layer.build((None, inputs))
         self.built = True
 
-    def content(self) -> tf.Tensor:
-        """Return [items, width]: what brand, price and title say of each item (its category is left out: the head that foretells it must not see it)."""
-        parts = []  # of what no item has, nothing is computed: it would be most of a step's work for a shop that knows only ids
-        if self.words_of.shape[1] > 1:
-            parts.append(tf.sparse.sparse_dense_matmul(self.words_of, self.word_table.value))
-        if self.brand_table.shape[0] > 1:
-            parts.append(tf.gather(self.brand_table.value, self.brand))
-        if self.has_prices:
-            parts.append(tf.gather(self.price_table.value, self.price))
-        return tf.add_n(parts) if parts else tf.zeros_like(self.id_table.value)
+    def whole(self) -> Part:
+        """Return all items and words, with their numbers as places."""
+        tables = (tf.convert_to_tensor(table.value) for table in (self.id_table, self.bias, self.word_table))
+        return Part(*tables, tf.range(self.id_table.shape[0]), self.words_of, self.categories_of)
 
-    def item_vectors(self, content: tf.Tensor, *, training: bool, hidden: tf.Tensor | float = 0.0) -> tf.Tensor:
-        """Return [items, width + 1]; `hidden` [items] is added to the biases."""
-        if self.categories_of.shape[1] > 1:
-            content += tf.sparse.sparse_dense_matmul(self.categories_of, self.category_table.value)
-        shown = self.seen
+    def part(self, items: tf.Tensor, words: tf.Tensor | None, words_of: tf.SparseTensor | None, categories_of: tf.SparseTensor | None) -> Part:
+        """Return some items and words by their numbers, and how `words_of` and `categories_of` (of `mean_of`) tie them. What no item has may be None."""
+        of_words = tf.convert_to_tensor(self.word_table.value) if words is None else tf.gather(self.word_table.value, words)
+        return Part(tf.gather(self.id_table.value, items), tf.gather(self.bias.value, items), of_words, items, words_of, categories_of)
+
+    def content(self, part: Part | None = None) -> tf.Tensor:
+        """Return [items, width]: what brand, price and title say of each item (its category is left out: the head that foretells it must not see it)."""
+        part = part or self.whole()
+        parts = []  # of what no item has, nothing is computed: it would be most of a step's work for a shop that knows only ids
+        if self.has_words:
+            parts.append(tf.sparse.sparse_dense_matmul(part.words_of, part.words))
+        if self.brand_table.shape[0] > 1:
+            parts.append(tf.gather(self.brand_table.value, tf.gather(self.brand, part.items)))
+        if self.has_prices:
+            parts.append(tf.gather(self.price_table.value, tf.gather(self.price, part.items)))
+        return tf.add_n(parts) if parts else tf.zeros_like(part.ids)
+
+    def item_vectors(self, content: tf.Tensor, part: Part | None = None, *, training: bool, hidden: tf.Tensor | float = 0.0) -> tf.Tensor:
+        """Return [items, width + 1] of a part of the catalogue, by default all; `hidden` [items] is added to the biases."""
+        part = part or self.whole()
+        if self.has_categories:
+            content += tf.sparse.sparse_dense_matmul(part.categories_of, self.category_table.value)
+        shown = tf.gather(self.seen, part.items)
         if training:
-            shown *= tf.cast(keras.random.uniform(shown.shape, seed=self.draws) >= self.id_dropout, tf.float32)
-        return tf.concat([content + self.id_table.value * shown[:, None], (self.bias.value + hidden)[:, None]], axis=1)
+            shown *= tf.cast(keras.random.uniform(tf.shape(shown), seed=self.draws) >= tf.gather(self.id_dropout, part.items), tf.float32)
+        return tf.concat([content + part.ids * shown[:, None], (part.bias + hidden)[:, None]], axis=1)
 
     def encode(
         self, vectors: tf.Tensor, items: tf.Tensor, actions: tf.Tensor, since: tf.Tensor, until: tf.Tensor, *, training: bool, newest: bool = False
@@ -166,12 +192,14 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
             x = block(x, unseen, training=training, newest=newest and block is self.blocks[-1])
         return self.norm(x)
 
-    def user_vectors(self, states: tf.Tensor, query_words: tf.Tensor) -> tf.Tensor:
-        """Return [..., width + 1] from states [..., width] and query words [..., QUERY_WORDS] int32 (all 0: no query)."""
-        known = tf.cast(query_words > 0, tf.float32)[..., None]
-        query = tf.reduce_sum(tf.gather(self.word_table.value, query_words) * known, axis=-2) / tf.maximum(tf.reduce_sum(known, axis=-2), 1.0)
-        vectors = states + self.query_projection(query) * self.shape.width**0.5
-        return tf.concat([vectors, tf.ones_like(vectors[..., :1])], axis=-1)
+    def user_vectors(self, states: tf.Tensor, query_words: tf.Tensor | None, part: Part | None = None) -> tf.Tensor:
+        """Return [..., width + 1] from states [..., width] and query words [..., QUERY_WORDS] int32 (all 0, or None: no query)."""
+        if query_words is not None:
+            known = tf.cast(query_words > 0, tf.float32)[..., None]
+            words = tf.gather(part.words if part else self.word_table.value, query_words)
+            query = tf.reduce_sum(words * known, axis=-2) / tf.maximum(tf.reduce_sum(known, axis=-2), 1.0)
+            states += self.query_projection(query) * self.shape.width**0.5
+        return tf.concat([states, tf.ones_like(states[..., :1])], axis=-1)
 
     def category_logits(self, content: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Return [n, categories] from content vectors [n, width]."""
@@ -181,13 +209,6 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
         """Return [n, classes] of order lines: content vectors [n, width], pieces [n], price of one piece [n]."""
         numbers = tf.stack([tf.math.log1p(quantity), tf.math.log1p(price), tf.math.log1p(quantity * price)], axis=1)
         return self.class_head(self.class_hidden(tf.concat([tf.stop_gradient(content), numbers], axis=1)))
-
-
-def _mean_of(numbers: Ints, count: int) -> tf.SparseTensor:
-    """Return [rows, count] float32: a row's product with a table is the mean of the entries that it names, from [rows, most] numbers; 0 names nothing."""
-    row, place = np.nonzero(numbers)
-    share = 1.0 / (numbers > 0).sum(axis=1)[row]
-    return tf.SparseTensor(np.column_stack([row, numbers[row, place]]).astype(np.int64), share.astype(np.float32), (len(numbers), count))
 
 
 def _bucket(days: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ from tests.training.conftest import product
 from training import data, examples, labels, vocabulary
 from training.data import Shop, assemble
 from training.errors import NotEnoughData
+from training.feed import Feed
 
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
@@ -49,26 +50,79 @@ def shop_of(walks: dict[str, list[tuple[int, str, str | None, str | None]]], spl
 TOMORROW = 24 * 60
 
 
-def test_every_example_is_dealt_to_exactly_one_rank_per_epoch() -> None:
+def walks(shoppers: int) -> tuple[examples.Examples, TrainingSettings]:
+    """Return what ranks learn from, of shoppers who view 5 to 12 of 40 items, and parameters with sampled items."""
+    random = np.random.default_rng(3)
+    shop = shop_of(
+        {
+            f"u{number:03}": [*((step, "view", f"i{random.integers(40)}", None) for step in range(random.integers(5, 13))), (TOMORROW, "view", "i1", None)]
+            for number in range(shoppers)
+        }
+    )
+    return examples.prepare(shop, *vocabulary.build(shop), chooses(shop)), TrainingSettings(batch_size=4, negatives=8)
+
+
+def test_every_example_is_dealt_to_exactly_one_rank_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, settings = walks(101)
+    dealt: list[Any] = []
+    original = examples.Sequences.batch
+
+    def batch(sequences: examples.Sequences, windows: data.Windows, chosen: Any) -> examples.Batch:
+        dealt.append(chosen)
+        return original(sequences, windows, chosen)
+
+    monkeypatch.setattr(examples.Sequences, "batch", batch)
+    for epoch in range(2):
+        ranks = [list(Feed(prepared, settings, rank=rank, ranks=3).steps(epoch)) for rank in range(3)]
+        assert len({len(mine) for mine in ranks}) == 1  # a rank with fewer steps would leave the others waiting for ever
+        for step, chosen in enumerate(dealt[: len(ranks[0])]):
+            seen = sorted((row[0].tolist(), row[2].tolist()) for mine in ranks for row in mine[step]["integers"].swapaxes(0, 1))
+            place = ranks[0][step]["items"].tolist().index
+            everyone = original(prepared.sequences, prepared.train, chosen)
+            wanted = sorted(([*map(place, row)], [*map(place, next_row)]) for row, next_row in zip(everyone.items, everyone.next_item, strict=True))
+            assert seen == wanted  # each window of the step was shown to one rank
+        assert sorted(np.concatenate(dealt[: len(ranks[0])])) == list(range(len(prepared.train)))
+        dealt.clear()
+
+
+def test_all_ranks_touch_the_same_part_of_the_catalogue_and_an_epoch_can_begin_anywhere() -> None:
+    prepared, settings = walks(50)
+    first, second = (list(Feed(prepared, settings, rank=rank, ranks=2).steps(1)) for rank in range(2))
+    for mine, other in zip(first, second, strict=True):
+        for name in ("items", "compared", "column", "counts"):
+            np.testing.assert_array_equal(mine[name], other[name])
+        choices = [np.count_nonzero(step["integers"][2]) for step in (mine, other)]
+        assert sum(choices) == mine["counts"][0]
+        drawn = mine["items"][mine["compared"]]
+        assert drawn[0] == 0
+        assert len(set(drawn.tolist())) == 1 + settings.negatives
+        assert prepared.features.seen[drawn[1:]].all()
+    for start in (1, len(first) - 1):
+        again = list(Feed(prepared, settings, rank=0, ranks=2).steps(1, start))
+        for mine, other in zip(again, first[start:], strict=True):
+            for name in other:
+                np.testing.assert_array_equal(mine[name], other[name])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 17, 1003])
+def test_a_shuffle_puts_each_example_in_one_place(count: int) -> None:
+    whole = data.shuffled(slice(0, count), count, (7, 1))
+    assert sorted(whole) == list(range(count))
+    steps = [data.spread(count, step=step, steps=4, seed=(7, 1)) for step in range(4)]
+    np.testing.assert_array_equal(np.concatenate(steps), whole)  # a piece is the same, asked for alone
+    if count > 5:
+        assert (whole != data.shuffled(slice(0, count), count, (7, 2))).any()
+
+
+def test_batches_hold_examples_of_about_the_same_length_and_epochs_deal_them_anew() -> None:
     lengths = np.random.default_rng(1).integers(1, 50, 1003)
-    for epoch in range(3):
-        batches = [data.deal(lengths, batch=16, ranks=3, rank=rank, epoch=epoch, seed=7) for rank in range(3)]
-        assert len({len(mine) for mine in batches}) == 1  # a rank with fewer batches would leave the others waiting for ever
-        dealt = np.concatenate([batch for mine in batches for batch in mine])
-        assert sorted(dealt) == list(range(1003))
-
-
-def test_small_tables_are_spread_over_ranks_and_steps_exactly_once() -> None:
-    spread = [data.spread(5, steps=4, ranks=2, rank=rank, epoch=1, seed=7) for rank in range(2)]
-    assert [len(mine) for mine in spread] == [4, 4]
-    assert sorted(np.concatenate([batch for mine in spread for batch in mine])) == list(range(5))
-
-
-def test_epochs_deal_in_another_order_and_the_same_epoch_in_the_same() -> None:
-    lengths = np.full(100, 5)
-    first, again, other = (np.concatenate(data.deal(lengths, batch=8, ranks=1, rank=0, epoch=epoch, seed=7)) for epoch in (0, 0, 1))
-    assert (first == again).all()
-    assert (first != other).any()
+    windows = data.Windows(begin=np.zeros_like(lengths), target=np.zeros_like(lengths), end=lengths)
+    epochs = [list(data.Deal(windows, 48, (7, epoch)).from_step(0)) for epoch in (0, 0, 1)]
+    assert [len(epoch) for epoch in epochs] == [len(data.Deal(windows, 48, (7, 0)))] * 3
+    assert sorted(np.concatenate(epochs[0])) == list(range(1003))
+    assert (np.concatenate(epochs[0]) == np.concatenate(epochs[1])).all()
+    assert (np.concatenate(epochs[0]) != np.concatenate(epochs[2])).any()
+    assert max(np.ptp(lengths[batch]) for batch in epochs[0]) < 15
 
 
 def test_every_event_before_the_split_is_foretold_exactly_once() -> None:
@@ -151,12 +205,20 @@ def test_serving_and_training_see_the_same_history(shop_lake: Path) -> None:
             np.testing.assert_allclose(since[row, -shown:], batch.since[row, 1:length], atol=1e-4)
 
 
-def test_examples_come_back_from_their_file_as_they_were(shop_lake: Path, tmp_path: Path) -> None:
+def test_examples_come_back_from_their_files_as_they_were_and_are_not_held_in_memory(shop_lake: Path, tmp_path: Path) -> None:
     shop = data.read_shop(TrainingSettings(validation_days=1))
     prepared = examples.prepare(shop, *vocabulary.build(shop), chooses(shop))
-    prepared.save(tmp_path / "examples.npz")
-    again = examples.Examples.load(tmp_path / "examples.npz")
-    assert (again.sequences.item == prepared.sequences.item).all()
+    prepared.save(tmp_path / "examples")
+    again = examples.Examples.load(tmp_path / "examples")
+    assert isinstance(again.sequences.time, np.memmap)
+    assert isinstance(again.train.begin, np.memmap)
+    settings = TrainingSettings(batch_size=4, negatives=8)
+    mapped, held = (list(Feed(source, settings, rank=0, ranks=1).steps(0)) for source in (again, prepared))  # pages are given back after each step
+    for one, other in zip(mapped, held, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            for mine, wanted in zip(*(step[name] if isinstance(step[name], tuple) else (step[name],) for step in (one, other)), strict=True):
+                np.testing.assert_array_equal(mine, wanted)
     assert again.features.brands == prepared.features.brands
     assert again.words == prepared.words
 
