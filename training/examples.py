@@ -1,7 +1,6 @@
-"""What the ranks read: the shop in the model's numbers, written once, one file an array; a rank maps them into memory and holds no more than what it looks at."""
+"""What the ranks read: the shop in the model's numbers, written once, a file per array. A rank maps them and holds only what it looks at."""
 
 import mmap
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from zlib import crc32

@@ -1,7 +1,7 @@
 """What a step of training is shown: the examples of all ranks, of which each learns from its share.
 
-Every rank looks at what all of them will see. So the only thing that they exchange in a step are gradients, and with sampled items only those of the tables' rows
-that the step touches, which are the same on all ranks: a step costs what its batch costs, however many items there are.
+Every rank looks at what all of them will see. So all that they exchange in a step are gradients, and with sampled items only those of the rows of tables that the
+step touches, which are the same on all ranks: a step costs what its batch costs, however many items there are.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
 
-Every rank learns from its own share of every step; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on how
-the examples were dealt. Rank 0 writes a checkpoint after each epoch and every `training.checkpoint_steps` steps within one; a new start goes on from it to the very
+Every rank learns from its own share of every step; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on
+how the examples were dealt. Rank 0 writes a checkpoint after each epoch and every `training.checkpoint_steps` steps within one; a new start goes on from it to the very
 result that it would have had. Measured and kept is the running average of the weights, of the epoch that foretells best what the shoppers did who are set aside
 for choosing it.
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from evershelf.contracts.model import QUERY_WORDS
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place, at, replace
 from training import warm_start
@@ -185,7 +185,7 @@ class Trainer:
                 if step > self.step:
                     self._checkpoint(step)
                 self._reseed(step)
-            figures = self._step(_tensors(self.tf, shown), self.tf.constant(rate * min(1.0, (step + 1) / rising), self.tf.float32)).numpy()
+            figures = self.learn(shown, rate * min(1.0, (step + 1) / rising))
             if (step + 1) % AVERAGED == 0 or step + 1 == steps:
                 self._average(self.tf.constant(step % AVERAGED + 1.0))
             self.total += figures
@@ -193,6 +193,11 @@ class Trainer:
             if not np.isfinite(figures[2]):  # the norm of the gradients, the same on all ranks: who left the epoch alone would keep the others waiting
                 break
         return self._checked(self.epoch, self._summed())
+
+    def learn(self, shown: Step, rate: float) -> npt.NDArray[np.float32]:
+        """Do one step of `Feed`, which all ranks must do together; return this rank's sum of item losses, its number of choices, and the gradients' norm."""
+        figures: npt.NDArray[np.float32] = self._step(_tensors(self.tf, shown), self.tf.constant(rate, self.tf.float32)).numpy()
+        return figures
 
     def spent_so_far(self) -> float:
         """Return the seconds of the epoch that has begun, those before an interruption too."""
@@ -296,7 +301,7 @@ class Trainer:
 
 
 def _cross_entropy(tf: Any, wanted: Any, logits: Any) -> Any:
-    """Return [n] cross-entropy of `wanted` [n] int32 by logits [n, classes]: the same as TensorFlow's, whose own operation is not vectorised and takes thrice as long."""
+    """Return [n] cross-entropy of `wanted` [n] int32 by logits [n, classes]. TensorFlow's own operation takes several times as long: it is not vectorised."""
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def losses(logits: Any) -> Any:
