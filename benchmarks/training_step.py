@@ -147,7 +147,7 @@ def _write(interactions: int, file: Path, work: Path) -> None:
     times = -(-interactions // rows)
     shift, offset = np.repeat(np.arange(times), rows), np.repeat(np.arange(times) * rows, len(windows))
     following = np.tile(sequences.following, times)
-    columns = {name: np.tile(getattr(sequences, name), times) for name in ("item", "action", "query", "time")}
+    columns: dict[str, Any] = {name: np.tile(getattr(sequences, name), times) for name in ("item", "action", "query", "time")}
     columns |= {"shopper": np.tile(sequences.shopper, times) + (shift * len(shop.shoppers)).astype(np.int32)}
     columns |= {"following": np.where(following >= 0, following + shift * rows, -1)}
     train = {name: np.tile(getattr(windows, name), times) + offset for name in ("begin", "target", "end")}

@@ -156,9 +156,9 @@ def assemble(
     events = events.append_column("shopper", pc.coalesce(events["user_id"], guest)).append_column("known", pc.is_valid(events["user_id"]))
     events = events.filter(pc.is_valid(events["shopper"])).sort_by([("shopper", "ascending"), ("event_time", "ascending"), ("event_id", "ascending")])
     # a search without an item is no interaction: it gives its words to the interaction that follows it
-    searching = _following_queries(events)
+    texts, searching = _following_queries(events)
     keep = np.asarray(pc.and_(pc.not_equal(events["type"], "search"), pc.is_valid(events["item_id"])))
-    events, searching = events.filter(pa.array(keep)), [text for text, kept in zip(searching, keep, strict=True) if kept]
+    events, searching = events.filter(pa.array(keep)), searching[keep]
 
     split = float((split_day - date(1970, 1, 1)).days)
     time = days_since_1970(events["event_time"])
@@ -171,19 +171,18 @@ def assemble(
     known = np.zeros(len(shoppers), np.bool_)
     known[shopper] = np.asarray(events["known"])
     described = products.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
-    items = sorted({*described["item_id"].to_pylist(), *events["item_id"].to_pylist()})
+    items = sorted({*described["item_id"].to_pylist(), *pc.unique(events["item_id"]).to_pylist()})
     code = {item: index for index, item in enumerate(items)}
-    queries = ["", *sorted(set(searching) - {""})]
-    query_code = {text: index for index, text in enumerate(queries)}
+    queries = np.unique(np.append(0, searching))
     return Shop(
         shoppers=shoppers,
         known=known,
         items=items,
-        queries=queries,
+        queries=[texts[query] for query in queries],
         shopper=shopper,
-        item=np.array([code[item] for item in events["item_id"].to_pylist()], np.int32),
-        action=np.array([ACTIONS.index(kind) for kind in events["type"].to_pylist()], np.int32),
-        query=np.array([query_code[text] for text in searching], np.int32),
+        item=np.asarray(pc.index_in(events["item_id"], value_set=pa.array(items, pa.string())), np.int32),
+        action=np.asarray(pc.index_in(events["type"], value_set=pa.array(ACTIONS)), np.int32),
+        query=np.searchsorted(queries, searching).astype(np.int32),
         time=time,
         first=np.searchsorted(shopper, np.arange(len(shoppers) + 1)),
         products=_latest(described, code, labels),
@@ -194,20 +193,18 @@ def assemble(
     )
 
 
-def _following_queries(events: pa.Table) -> list[str]:
-    """Return per row the normalised query that led to it: its own, else that of a search just before it in the same session, else ''."""
-    found: list[str] = []
-    latest, session = "", None
-    for kind, own, current in zip(events["type"].to_pylist(), events["query"].to_pylist(), events["session_id"].to_pylist(), strict=True):
-        if current is None or current != session:
-            latest, session = "", current
-        if kind == "search":
-            latest = normalized_query(own)
-            found.append("")
-        else:
-            found.append(normalized_query(own) or latest)
-            latest = ""
-    return found
+def _following_queries(events: pa.Table) -> tuple[list[str], Ints]:
+    """Return normalised queries, '' first, and per row the one that led to it: its own, else that of a search just before it in the same session, else ''."""
+    asked = pc.fill_null(events["query"], "").combine_chunks().dictionary_encode()
+    normalized = [normalized_query(text) for text in asked.dictionary.to_pylist()]
+    texts = sorted({"", *normalized})
+    code = {text: index for index, text in enumerate(texts)}
+    own = np.array([code[text] for text in normalized], np.int32)[np.asarray(asked.indices)]
+    search = np.asarray(pc.equal(events["type"], "search"))
+    session = np.asarray(pc.fill_null(events["session_id"].combine_chunks().dictionary_encode().indices, -1))
+    before = np.zeros_like(own)
+    before[1:] = np.where(search[:-1] & (session[1:] == session[:-1]) & (session[1:] >= 0), own[:-1], 0)
+    return texts, np.where(own > 0, own, before)
 
 
 def _latest(described: pa.Table, code: dict[str, int], labels: dict[str, str]) -> Products:
@@ -323,7 +320,8 @@ class Deal:
 
     def _batches(self, number: int) -> int:
         pool = self._pool(number)
-        return max(1, -(-(pool.stop - pool.start) // self.batch))
+        count: int = -(-(pool.stop - pool.start) // self.batch)
+        return max(1, count)
 
     def __len__(self) -> int:
         return sum(map(self._batches, range(self.pools)))

@@ -1,7 +1,7 @@
 """What a step of training is shown: the examples of all ranks, of which each learns from its share.
 
-Every rank looks at what all of them will see. So all that they exchange in a step are gradients, and with sampled items only those of the rows of tables that the
-step touches, which are the same on all ranks: a step costs what its batch costs, however many items there are.
+Every rank looks at what all of them will see. So all that they exchange in a step are gradients, and with sampled items only those of the rows of tables that
+the step touches, which are the same on all ranks: a step costs what its batch costs, however many items there are.
 """
 
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Feed:
                 shown["words"] = _part(self._place_of_word, title, query_words)
                 shown["words_of"] = mean_of(self._place_of_word[title], len(shown["words"]))
                 query_words = self._place_of_word[query_words]
-            items, next_item, described, order_item = (place[numbers] for numbers in (items, next_item, described, order_item))
+            items, next_item, described, order_item = place[items], place[next_item], place[described].astype(np.int64), place[order_item]
         shown["integers"] = np.stack([numbers[share] for numbers in (items, everyone.actions, next_item, everyone.next_action)])
         shown["floats"] = np.stack([everyone.since[share], everyone.until[share]])
         shown["counts"] = np.array(counts, np.float32)

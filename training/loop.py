@@ -1,9 +1,9 @@
 """One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
 
 Every rank learns from its own share of every step; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on
-how the examples were dealt. Rank 0 writes a checkpoint after each epoch and every `training.checkpoint_steps` steps within one; a new start goes on from it to the very
-result that it would have had. Measured and kept is the running average of the weights, of the epoch that foretells best what the shoppers did who are set aside
-for choosing it.
+how the examples were dealt. Rank 0 writes a checkpoint after each epoch and every `training.checkpoint_steps` steps within one; a new start goes on from it to
+the very result that it would have had. Measured and kept is the running average of the weights, of the epoch that foretells best what the shoppers did who are
+set aside for choosing it.
 
 Source of the average: Polyak and Juditsky, SIAM J. Control Optim. 1992; Izmailov et al., UAI 2018.
 """
@@ -98,7 +98,7 @@ class Trainer:
             chosen, acting = tf.where(next_item > 0), tf.where(next_action > 0)
             users = model.user_vectors(tf.gather_nd(states, chosen), tf.gather_nd(shown["query_words"], chosen) if model.has_words else None, part)
             following = tf.gather_nd(next_item, chosen)
-            if by_rows:
+            if self.feed.stands_for:
                 of_items = _sampled_losses(tf, users, vectors, following, shown["compared"], shown["column"], self.feed.stands_for)
             else:
                 of_items = _cross_entropy(tf, following, tf.matmul(users, vectors, transpose_b=True))
@@ -316,7 +316,7 @@ def _cross_entropy(tf: Any, wanted: Any, logits: Any) -> Any:
     return losses(logits)
 
 
-def _sampled_losses(tf: Any, users: Any, vectors: Any, following: Any, compared: Any, column: Any, stands_for: float | None) -> Any:
+def _sampled_losses(tf: Any, users: Any, vectors: Any, following: Any, compared: Any, column: Any, stands_for: float) -> Any:
     """Return [n] cross-entropy of the items that followed, estimated from a sample of all.
 
     Each sampled item stands for as many as there are for each that was drawn, so that the sum in the softmax is right on average.

@@ -138,8 +138,8 @@ class Ranker(keras.Model):  # type: ignore[misc]  # Keras has no types
 
     def whole(self) -> Part:
         """Return all items and words, with their numbers as places."""
-        tables = (tf.convert_to_tensor(table.value) for table in (self.id_table, self.bias, self.word_table))
-        return Part(*tables, tf.range(self.id_table.shape[0]), self.words_of, self.categories_of)
+        ids, bias, words = (tf.convert_to_tensor(table.value) for table in (self.id_table, self.bias, self.word_table))
+        return Part(ids, bias, words, tf.range(self.id_table.shape[0]), self.words_of, self.categories_of)
 
     def part(self, items: tf.Tensor, words: tf.Tensor | None, words_of: tf.SparseTensor | None, categories_of: tf.SparseTensor | None) -> Part:
         """Return some items and words by their numbers, and how `words_of` and `categories_of` (of `mean_of`) tie them. What no item has may be None."""
