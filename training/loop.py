@@ -133,8 +133,8 @@ class Trainer:
             if hvd.size() > 1:
                 # DistributedGradientTape calls Variable.ref(), which Keras 3 no longer has
                 flat = hvd.allreduce(flat, op=hvd.Sum, name="gradients", compression=getattr(hvd.Compression, settings.compression))
-            flat, norm = tf.clip_by_norm(flat, CLIP), tf.norm(flat)
-            parts = tf.split(flat, tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
+            norm = tf.sqrt(2.0 * tf.nn.l2_loss(flat))
+            parts = tf.split(flat * tf.minimum(1.0, CLIP / norm), tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
             self.optimizer.apply(rate, [tf.reshape(*both) for both in zip(parts, shapes, strict=True)], rows)
             return tf.stack([sums[0], tf.cast(tf.math.count_nonzero(shown["integers"][2]), tf.float32), norm])
 
