@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.paired import paired
 from benchmarks.walks import write_walks
 
-ROUNDS, EPOCHS, BATCH = 3, 3, 128  # sequences in a step over all ranks, as many as SASRec's authors take
+ROUNDS, EPOCHS, BATCH = 3, 3, 256  # sequences in a step over all ranks
 PARAMETERS = {"epochs": EPOCHS, "patience": EPOCHS, "width": 64, "blocks": 2, "heads": 1, "dropout": 0.2, "negatives": 2048}
 
 

@@ -48,10 +48,11 @@ class Feed:
             compared: [1 + sampled] places of 0 and of the items that were drawn; column: [items] of each item among these, 0: not drawn
         """
         deal, examples = self.deal(epoch), self._examples
+        steps = len(deal)
         for step, windows in enumerate(deal.from_step(start), start=start):
             everyone = examples.sequences.batch(examples.train, windows)
             described, lines = (
-                spread(count, step=step, steps=len(deal), seed=(self._seed, epoch, what))
+                spread(count, step=step, steps=steps, seed=(self._seed, epoch, what))
                 for what, count in ((DESCRIBED, len(examples.described)), (ORDERS, len(examples.order_label)))
             )
             shown = self._step(everyone, examples.described[described], lines, np.random.default_rng((self._seed, epoch, step, NEGATIVES)))
