@@ -128,9 +128,8 @@ def distil(student: Any, teacher: Any, examples: Examples, settings: TrainingSet
         gradients = tape.gradient(loss, values, unconnected_gradients="zero")
         optimizer.apply([tf.convert_to_tensor(gradient) for gradient in gradients], student.trainable_variables)
 
-    lengths = examples.train.end - examples.train.begin
     for epoch in range(DISTILLING_EPOCHS):
-        for windows in data.deal(lengths, batch=settings.batch_size, ranks=1, rank=0, epoch=epoch, seed=settings.seed):
+        for windows in data.Deal(examples.train, settings.batch_size, (settings.seed, epoch)).from_step(0):
             batch = examples.sequences.batch(examples.train, windows)
             step({name: tf.constant(getattr(batch, name)) for name in ("items", "actions", "since", "until", "query_words", "next_item")})
 
