@@ -4,9 +4,8 @@ A word that no item has is read as the words nearest to it (Damerau, CACM 1964: 
 synonyms, and the bare number of a measure, count beside the word, for less. The folder holds what all of this needs, so an index is read as it was written.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from math import log
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +26,7 @@ _NUMBER = "number"
 _MEMORY = 128 << 20  # bytes that the writer may use
 _READERS_LOCK = ".tantivy-meta.lock"
 _LONGEST_QUERY = 24  # more words of one query cost time and find nothing better
-_LONGEST_WORD = 40  # characters
+_LONGEST_WORD = 40  # characters; what is longer is neither indexed nor searched for
 _STEMS = "stems"  # name of the analyser
 _RULES, _DICTIONARY = "rules.json", "dictionary"  # in the index's folder: how it is read; all words of the catalogue
 _WORD, _FOLDED, _ITEMS = "word", "folded", "items"
@@ -82,6 +81,8 @@ def read_synonyms(text: str) -> dict[str, list[str]]:
             problems.append(f"line {number} has more than one =>")
         elif not all([*left, *(part for side in right for part in side)]):
             problems.append(f"line {number} has a part without a word")
+        elif long := [word for side in (left, *right) for part in side for word in part.split() if len(word) > _LONGEST_WORD]:
+            problems.append(f"line {number} has a word of more than {_LONGEST_WORD} characters, {long[0]!r}, which no search finds")
         elif not right and len(left) < 2:
             problems.append(f"line {number} has no comma and no =>, so nothing that {left[0]!r} is a synonym of")
         else:
@@ -114,7 +115,7 @@ def write_lexical(folder: Path, texts: Mapping[str, Sequence[str | None]], langu
         document, has = tantivy.Document(), set[str]()
         document.add_unsigned(_NUMBER, number)
         for field, value in zip(texts, row, strict=True):
-            if found := words(value):
+            if found := _searched(value):
                 document.add_text(field, " ".join(_with_numbers(found)))
                 has.update(found)
         writer.add_document(document)
@@ -151,8 +152,11 @@ def _finish(folder: Path, writer: tantivy.IndexWriter) -> None:
 
 
 def _analyser(language: Language) -> TextAnalyzer:
-    builder = TextAnalyzerBuilder(Tokenizer.whitespace()).filter(Filter.remove_long(_LONGEST_WORD))
-    return builder.filter(Filter.ascii_fold()).filter(Filter.stemmer(language)).build()
+    return TextAnalyzerBuilder(Tokenizer.whitespace()).filter(Filter.ascii_fold()).filter(Filter.stemmer(language)).build()
+
+
+def _searched(text: str | None) -> list[str]:
+    return [word for word in words(text) if len(word) <= _LONGEST_WORD]
 
 
 def _with_numbers(found: Sequence[str]) -> Iterator[str]:
@@ -164,7 +168,7 @@ def _with_numbers(found: Sequence[str]) -> Iterator[str]:
 
 
 def _may_be_misspelt(word: str) -> bool:
-    return len(word) <= _LONGEST_WORD and word.isalpha()  # the next number or model is no typo
+    return not any(map(str.isdigit, word))  # the next number or model is no typo
 
 
 class Lexical:
@@ -192,9 +196,11 @@ class Lexical:
         self._schema, self._searcher = self._index.schema, self._index.searcher()
         self._words, self._dictionary = dictionary.schema, dictionary.searcher()
         self._fold = TextAnalyzerBuilder(Tokenizer.raw()).filter(Filter.ascii_fold()).build()
-        self._beside = {self._stems(left): [self._stems(right) for right in others] for left, others in rules.synonyms.items()}
+        self._beside: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for left, others in rules.synonyms.items():
+            self._beside.setdefault(self._stems(left), []).extend(filter(None, map(self._indexed, others)))
         self._longest_left = max(map(len, self._beside), default=0)
-        self._read = lru_cache(_REMEMBERED)(self._look_up)
+        self._remembered = OrderedDict[str, _Reading]()  # no lru_cache of a method: a closed index would wait for the collector of cycles
 
     def search(self, text: str, limit: int) -> tuple[Numbers, Floats]:
         """Return the numbers and scores of the items that match at least one word, best first."""
@@ -220,7 +226,7 @@ class Lexical:
         }
 
     def _readings(self, text: str) -> list[tuple[str, _Reading]]:
-        read = [(word, self._read(word)) for word in words(text)[:_LONGEST_QUERY]]
+        read = [(word, self._read(word)) for word in _searched(text)[:_LONGEST_QUERY]]
         there = [self._telling(stem) for _, reading in read if not reading.guess for stem, _ in reading.stems[:1]]
         if not there or not any(reading.guess for _, reading in read):
             return read
@@ -232,6 +238,15 @@ class Lexical:
             else (word, reading)
             for word, reading in read
         ]
+
+    def _read(self, word: str) -> _Reading:
+        if word in self._remembered:
+            self._remembered.move_to_end(word)
+        else:
+            self._remembered[word] = self._look_up(word)
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        return self._remembered[word]
 
     def _look_up(self, word: str) -> _Reading:
         stem = next(iter(self._stems(word)), "")
@@ -247,6 +262,11 @@ class Lexical:
 
     def _stems(self, text: str) -> tuple[str, ...]:
         return tuple(self._analyser.analyze(text))
+
+    def _indexed(self, text: str) -> tuple[str, ...]:
+        """Return the stems of words as they lie side by side in the index: behind a measure that is not the last, its number."""
+        found = text.split()
+        return self._stems(" ".join([*_with_numbers(found[:-1]), *found[-1:]]))
 
     def _items(self, stem: str) -> int:
         """Return about how many items have a stem."""

@@ -50,20 +50,25 @@ _SPELLINGS = {  # how a unit is written in the end, and how else it is written
 }
 UNITS = {spelling: unit for unit, others in _SPELLINGS.items() for spelling in (unit, *others.split())}  # each spelling, and how it is written in the end
 _APART = "|".join(spelling for spelling in UNITS if spelling != "in")  # which is a word besides: a unit only right behind its number
-_DIGIT, _PLAIN = re.compile(r"\d"), re.compile(r"[^\W_]+")
-_WORD = re.compile(rf"(\d++(?:[.,]\d{{1,3}}+)?)(?:(in)|[\W_]*+({_APART}))(?![^\W_])|[^\W_]++")
+_MARKS = "".join(sign for sign in map(chr, range(0x300, 0x10000)) if unicodedata.category(sign).startswith("M"))  # part of the letter before them
+_VOWELS = "\u0610-\u061a\u064b-\u065f\u0670"  # of Arabic: seldom written
+_OPTIONAL = re.compile(f"(?<=i)[\u0307{_VOWELS}]+|[{_VOWELS}]+")  # the dot is left of Turkish \u0130
+_DIGIT, _PLAIN = re.compile(r"\d"), re.compile(rf"[^\W_]++(?:[{_MARKS}]++[^\W_]*+)*+")
+_WORD = re.compile(rf"(\d++(?:[.,]\d{{1,3}}+)?)(?:(in)|[\W_]*+({_APART}))(?![^\W_]|[{_MARKS}])|{_PLAIN.pattern}")
 _MEASURE = re.compile(rf"(\d+(?:\.\d+)?)(?:{'|'.join(_SPELLINGS)})")
 _INCHES = re.compile(r'(?<=\d)(?:"|\u201d|\'\'|\u2032\u2032)')
 _QUOTED = re.compile(r'(?:^|[\s(])["\u201d]\S')
 
 
 def words(text: str | None) -> list[str]:
-    """Return the words of a text: compatibility-normalised, lower case, letters and digits only, in order.
+    """Return the words of a text: compatibility-normalised, lower case, letters with their marks and digits only, in order.
 
     A number and its unit are one word, written in one way: '65 W', '65-watt' are '65w'; '1,5 l', '1.50 litres' are '1.5l'; 15.6" is '15.6in'. The words of
     words joined by spaces are the same words.
     """
     plain = unicodedata.normalize("NFKC", text or "").casefold()
+    if not plain.isascii():
+        plain = unicodedata.normalize("NFKC", _OPTIONAL.sub("", plain))  # lower case may come apart: Greek \u0390
     if not _DIGIT.search(plain):
         return _PLAIN.findall(plain)
     if not _QUOTED.search(plain):

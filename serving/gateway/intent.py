@@ -1,7 +1,7 @@
 """What a query says besides what is searched for: '65w usb-c charger under 30' wants a price of at most 30.
 
-Only a number right behind a word of the table below is a price, or a range with a currency; 'over ear', 'size 30' and 'up to 5 people' are none. What cannot be
-told is left to be searched for: to hide what fits costs more than to show what is too dear.
+Only a number right behind a word of the table below is a price, or a range with a currency; 'over ear', 'size 30' and 'up to 12 bottles' are none. What cannot
+be told is left to be searched for: to hide what fits costs more than to show what is too dear.
 """
 
 import re
@@ -13,10 +13,17 @@ from evershelf.text import UNITS
 
 
 class _Words(NamedTuple):
-    """How a language says it, in regular expressions: up to a price, from one on, between two; `counted` makes a number before it no price."""
+    """How a language says it, in regular expressions: up to a price, from one on, between two; `counted` makes a number before it no price.
+
+    What is as often said of an age, a size or a number of things is apart: behind `last`, a number is a price when it ends the query or has a currency; behind
+    `unsure_upto` and `unsure_on`, only with a currency.
+    """
 
     upto: str
+    unsure_upto: str
     on: str
+    last: str
+    unsure_on: str
     between: tuple[tuple[str, str], ...]
     before: str
     counted: str
@@ -24,23 +31,29 @@ class _Words(NamedTuple):
 
 _LANGUAGES = {
     "english": _Words(
-        upto=r"under|below|beneath|(?:less|cheaper|(?:no|not) more) than|at most|up to|maximum",
-        on=r"over|above|more than|at least|(?:starting )?from|minimum",
+        upto=r"under|below|beneath|(?:less|cheaper|(?:no|not) more) than|at most|maximum",
+        unsure_upto=r"up to",
+        on=r"above|more than|minimum",
+        last=r"at least|(?:starting )?from",
+        unsure_on=r"over",
         between=(("between", "and|to"), ("from", "to|and"), ("", "to")),
         before=r"for|price|priced|costing",
         counted=r"years?|yrs?|months?|weeks?|days?|hours?|hrs?|min(?:ute)?s?|sec(?:ond)?s?|people|persons?|players?|guests?|seats?|pieces?|pcs|packs?|cups?|users?"
         r"|devices?|sheets?|pages?|degrees?|percent|mph|kmh|kids?",
     ),
     "german": _Words(
-        upto=r"unter|bis(?: zu)?|höchstens|maximal|(?:weniger|günstiger|billiger|nicht mehr) als",
-        on=r"über|ab|mindestens|minimal|(?:mehr|teurer) als",
+        upto=r"unter|höchstens|maximal|(?:weniger|günstiger|billiger|nicht mehr) als",
+        unsure_upto=r"bis(?: zu)?",
+        on=r"minimal|(?:mehr|teurer) als",
+        last=r"mindestens",
+        unsure_on=r"über|ab",
         between=(("zwischen", "und|bis"), ("von", "bis"), ("", "bis")),
         before=r"für|preis",
         counted=r"jahren?|jahre|monaten?|wochen?|tagen?|stunden?|std|minuten?|min|sekunden?|personen?|spielern?|gästen?|stück|teilen?|tassen|geräten?|blatt|seiten?"
-        r"|grad|prozent|kmh|kindern?",
+        r"|grad|prozent|kmh|kindern?|pfund",
     ),
 }
-_NEITHER = _Words("(?!)", "(?!)", (), "(?!)", "(?!)")  # of a language whose words are not known, signs and currencies are
+_NEITHER = _Words("(?!)", "(?!)", "(?!)", "(?!)", "(?!)", (), "(?!)", "(?!)")  # of a language whose words are not known, signs and currencies are
 _CURRENCIES = {
     "€": ("EUR",),
     "eur": ("EUR",),
@@ -61,6 +74,7 @@ _AMOUNT = r"[0-9]{1,3}(?:[.,'][0-9]{3})+(?:[.,][0-9]{1,2})?|[0-9]{1,7}(?:[.,][0-
 _THOUSANDS = re.compile(r"[.,'](?=[0-9]{3})")
 _DIGIT = re.compile("[0-9]")
 _SIGNS = ("c1", "c2", "c3", "c4")
+_WEIGHTS = ("pound", "pounds")
 _YEARS = range(1900, 2100)
 
 
@@ -101,6 +115,8 @@ def _price(found: re.Match[str], wanted: Wanted, currencies: Collection[str]) ->
     years = low in _YEARS and (high is None or high in _YEARS)  # 'posters from 1960'
     if not sign and (part.get("counted") or years or not part["word"]):
         return None
+    if sign in _WEIGHTS and "GBP" not in currencies:
+        return None
     if low is not None and high is not None and low > high:
         low, high = high, low
     if (low is not None and wanted.price_from is not None) or (high is not None and wanted.price_to is not None):
@@ -119,7 +135,7 @@ def _amount(written: str) -> float:
 def _patterns(language: str) -> tuple[re.Pattern[str], ...]:
     """Return what finds that there may be a price; and what finds ranges, a highest and a lowest price.
 
-    Their groups are word, low, high, c1 to c4 (currencies) and counted (which makes it no price).
+    Their groups are word (which makes it a price without a currency), low, high, c1 to c4 (currencies) and counted (which makes it no price).
     """
     say = _LANGUAGES.get(language, _NEITHER)
     sign = "|".join(re.escape(name) for name in sorted(_CURRENCIES, key=len, reverse=True))
@@ -140,9 +156,11 @@ def _patterns(language: str) -> tuple[re.Pattern[str], ...]:
         for word, to in (*say.between, ("", "-"))
     ]
     # 'air max 90' is a shoe, 'pro max' a phone, '10 min' a time
-    upto = rf"(?P<word>(?:{say.upto})[\s:]+|(?<!air )(?<!pro )(?<!vapor )max[.\s:]+|[<≤]=?\s*)"
-    on = rf"(?P<word>(?:{say.on})[\s:]+|(?<![0-9] )min[.\s:]+|[>≥]=?\s*)"
+    upto = rf"(?:(?P<word>(?:{say.upto})[\s:]+|(?<!air )(?<!pro )(?<!vapor )max[.\s:]+|[<≤]=?\s*)|(?:{say.unsure_upto})[\s:]+)"
+    ends = r"(?=[0-9.,']++\W*+$)"
+    on = rf"(?:(?P<word>(?:{say.on})[\s:]+|(?:{say.last})[\s:]+{ends}|(?<![0-9] )min[.\s:]+|[>≥]=?\s*)|(?:{say.last}|{say.unsure_on})[\s:]+)"
     alone = [begin + upto + amount("high", "c1", "c2") + end, begin + on + amount("low", "c1", "c2") + end]
-    spoken = "|".join(word for word in (say.upto, say.on, *(word for word, _ in say.between), "max", "min") if word)
+    single = (say.upto, say.unsure_upto, say.on, say.last, say.unsure_on)
+    spoken = "|".join(word for word in (*single, *(word for word, _ in say.between), "max", "min") if word)
     cue = rf"(?<![^\W_])(?:{spoken})(?![^\W_])|[<≤>≥]|{sign}"
     return tuple(re.compile(pattern.replace(" ", r"\s"), re.IGNORECASE) for pattern in (cue, *ranges, *alone))

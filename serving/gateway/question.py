@@ -148,7 +148,9 @@ class Question:
 
     @cached_property
     def normalized(self) -> str:
-        """Under which the query's list is stored: as it was typed, or else as it is read."""
+        """Under which the query's list is stored: as it was typed, or else without the price, or else as it is read."""
+        if self.wanted.priced and self.store.list_of_query(whole := normalized_query(self.text)):
+            return whole
         typed = normalized_query(self.wanted.text)
         return typed if not self.corrected or self.store.list_of_query(typed) else " ".join(self.searched_words)
 

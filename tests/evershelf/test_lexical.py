@@ -1,6 +1,8 @@
 """What the lexical index finds, in a real one."""
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -81,11 +83,65 @@ def test_a_word_with_synonyms_is_no_typo(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("sofa", "line 2 has no comma"), ("a => b => c", "line 2 has more than one =>"), ("sofa, , couch", "line 2 has a part"), ("=> b", "line 2 has a part")],
+    [
+        ("sofa", "line 2 has no comma"),
+        ("a => b => c", "line 2 has more than one =>"),
+        ("sofa, , couch", "line 2 has a part"),
+        ("=> b", "line 2 has a part"),
+        (f"sofa => b, long {'x' * 41}", "line 2 has a word of more than 40 characters"),
+        (f"{'x' * 41}, sofa", "line 2 has a word of more than 40 characters"),
+    ],
 )
 def test_a_line_of_synonyms_that_cannot_be_read_is_named(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_synonyms(f"a, b\n{line}\nc, d")
+
+
+def test_synonyms_of_which_no_word_is_left_are_none(tmp_path: Path) -> None:
+    lexical = index(tmp_path, synonyms={"sofa": ["", "x" * 60, "couch"], "": ["sofa"], "x" * 60: ["sofa"]})
+    assert found(lexical, "sofa") == [2, 3]
+    assert found(lexical, "x" * 60) == []
+
+
+def test_words_that_lose_their_endings_alike_share_their_synonyms(tmp_path: Path) -> None:
+    lexical = index(tmp_path, synonyms=read_synonyms("sofa => couch\nsofas => table"))
+    assert found(lexical, "sofa")[0] == 2 and set(found(lexical, "sofas")) == {2, 3, 7}
+
+
+def test_synonyms_of_several_words_may_hold_a_measure(tmp_path: Path) -> None:
+    titles = ["27 inch monitor", "monitor 27 inch", "34 inch ultrawide", "mug"]
+    lexical = index(tmp_path, titles, synonyms=read_synonyms('big screen => 27" monitor\nscreen => monitor 27 inch\nwide screen => 34 monitor, 34" ultrawide'))
+    assert found(lexical, "big screen") == [0]
+    assert found(lexical, "screen") == [1]
+    assert found(lexical, "wide screen") == [2]
+
+
+def test_a_word_of_forty_letters_is_found_in_any_alphabet(tmp_path: Path) -> None:
+    titles = ["водонепроницаемостью", "ж" * 40, "x" * 41, "நாய்கள்", "கிண்ணம்"]
+    assert found(index(tmp_path, titles), "водонепроницаемостью") == [0]
+    lexical = Lexical(tmp_path / "index")
+    assert found(lexical, "ж" * 40) == [1]
+    assert found(lexical, "x" * 41) == []
+    assert lexical.corrected("நாய்கல்") == {"நாய்கல்": "நாய்கள்"}
+
+
+def test_a_closed_index_is_freed_at_once(tmp_path: Path) -> None:
+    lexical = index(tmp_path)
+    assert found(lexical, "sofa") == [2]
+    closed = weakref.ref(lexical)
+    gc.disable()
+    try:
+        del lexical
+        assert closed() is None
+    finally:
+        gc.enable()
+
+
+def test_a_reading_that_is_forgotten_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evershelf.lexical._REMEMBERED", 2)
+    lexical = index(tmp_path)
+    for _ in range(2):
+        assert set(found(lexical, "sofa couch monitor mouse")) == {2, 3, 8, 9}
 
 
 def test_measures_are_found_however_they_are_written_and_by_their_number(tmp_path: Path) -> None:

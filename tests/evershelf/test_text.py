@@ -25,6 +25,13 @@ from evershelf.text import normalized_query, number_of, words
         ("USB 3.0", "usb 3 0"),
         ("10x20 mugs", "10x20 mugs"),
         ("Straße ½", "strasse 1 2"),
+        ("நாய் உணவு 5 kg", "நாய் உணவு 5kg"),  # letters keep their marks
+        ("நாய்_உணவு", "நாய் உணவு"),
+        ("\u0643\u0650\u062a\u064e\u0627\u0628", "\u0643\u062a\u0627\u0628"),  # Arabic with its vowels, and without
+        ("İskele 1", "iskele 1"),
+        ("i\u0307skele", "iskele"),  # lower case already, as a browser writes it
+        ("λε\u0390δη", "λε\u0390δη"),
+        ("caf\u00b4e e\u0301te", "caf e éte"),  # a mark without a letter
         (None, ""),
     ],
 )
@@ -36,7 +43,11 @@ def test_the_number_of_a_measure() -> None:
     assert [number_of(word) for word in ("65w", "1.5l", "65", "w", "mp3", "10x20")] == ["65", "1.5", None, None, None, None]
 
 
-@given(st.text(alphabet="0123456789.,-\"' /wlgincmb_é\u201d", max_size=16) | st.text(max_size=40))
+@given(
+    st.text(alphabet="0123456789.,-\"' /wlgincmb_é\u201d", max_size=16)
+    | st.text(alphabet="iİIhg1_ \u0307\u0301\u0331\u036a\u0345\u064b\u0640\u0654\u0390\u1fb3\u0627\u0ba8\u0bbe\u0bcd", max_size=8)
+    | st.text(max_size=40)
+)
 def test_the_words_of_words_are_the_same_words(text: str) -> None:
     assert words(normalized_query(text)) == words(text)  # a list stored under one is found under the other
 

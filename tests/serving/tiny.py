@@ -33,7 +33,7 @@ SOLD_OUT = "i07"
 USER_KEY = "the tiny shop's key"
 RAW_USERS = ("ann", "bob", "cleo", "dan", "eve", "fay")  # as the shop's front end knows them
 USERS = tuple(hmac.new(USER_KEY.encode(), user.encode(), hashlib.sha256).hexdigest()[:32] for user in RAW_USERS)  # as everything behind the door does
-QUERIES = {"red candle": ("i04", "i00", "i08"), "mug": ("i09", "i01", "i05")}
+QUERIES = {"red candle": ("i04", "i00", "i08"), "mug": ("i09", "i01", "i05"), "mug under 19": ("i05", "i01")}
 WORDS = ("", *COLOURS, *KINDS.values())
 WIDTH = 4
 

@@ -14,8 +14,10 @@ import pytest
 from evershelf import snapshot
 from evershelf.settings import load_settings
 from serving.errors import ModelServerError
+from serving.gateway.question import Question
 from serving.promotion.served_models import ServedModels
 from serving.stores import redis_store
+from serving.stores.snapshot_store import SnapshotStore
 from serving.tf_serving.client import ModelServerAdmin
 from tests.serving import tiny
 from tests.serving.conftest import GatewayProcess, RedisProcess, Shop, eventually, free_port
@@ -225,6 +227,14 @@ def test_a_price_in_a_query_is_a_filter_and_the_answer_says_how_the_query_was_re
         "text": "candle", "corrected": {}, "price_from": 5, "price_to": 12, "currency": "GBP", "filter_dropped": False, "category": "Home > Candles"
     }  # fmt: skip
     assert served.recommend(tiny.RAW_USERS[0])["understood"] is None
+
+
+@pytest.mark.parametrize(("typed", "stored"), [("Mug under £19", "mug under 19"), ("mug under 10", "mug"), ("under 19", ""), ("Mug", "mug")])
+def test_what_was_chosen_after_the_whole_query_counts_before_what_was_after_it_without_the_price(shop: Shop, typed: str, stored: str) -> None:
+    question = Question(SnapshotStore(shop.snapshots / shop.first), "search", 5, time.time(), text=typed)
+    assert question.normalized == stored
+    lists = [question.store.item(int(number)).item_id for found in question.retrieved() if found.origin == "query_list" for number in found.numbers]
+    assert lists == list(tiny.QUERIES.get(stored, ()))
 
 
 @pytest.mark.parametrize("query", ["mug under 1", "mug under 20 €"])
