@@ -34,14 +34,13 @@ Bools = npt.NDArray[np.bool_]
 class Products:
     """The latest description of every item; row i describes `Shop.items[i]`. Unknown: '' or nan.
 
-    labelled: [items] the category is one that `evershelf run labels` filled in; it teaches, and measures nothing.
+    What `evershelf run labels` fills in stays out: its rules have seen the items that are kept from the category head.
     """
 
     title: list[str]
     brand: list[str]
     category: list[str]
     price: Floats
-    labelled: Bools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ def read_shop(settings: TrainingSettings, versions: dict[str, int] | None = None
     Raises:
         NotEnoughData: there are no interactions before or after the time split.
     """
-    versions = versions or _current_versions()
+    versions = versions or lake.versions(name for name in TABLES if lake.exists(name) or name != "orders")
     data_as_of = _newest_day(versions["events"])
     since = data_as_of - timedelta(days=settings.history_days - 1)
     split_day = data_as_of - timedelta(days=settings.validation_days - 1)
@@ -105,17 +104,7 @@ def read_shop(settings: TrainingSettings, versions: dict[str, int] | None = None
         version=versions["events"],
     )
     products = lake.read("products", columns=["item_id", "title", "brand", "category_path", "price", "valid_from"], version=versions["products"])
-    orders, labels = _read_orders(since, versions), _read_labels(data_as_of, versions)
-    return assemble(events, products, orders, labels, split_day=split_day, data_as_of=data_as_of, versions=versions)
-
-
-def _current_versions() -> dict[str, int]:
-    versions = lake.versions(name for name in TABLES if lake.exists(name) or name != "orders")
-    if lake.exists("labels"):
-        labels = lake.versions(["labels"])
-        if lake.current_labels(labels["labels"], _newest_day(versions["events"])):
-            versions |= labels
-    return versions
+    return assemble(events, products, _read_orders(since, versions), split_day=split_day, data_as_of=data_as_of, versions=versions)
 
 
 def _newest_day(version: int) -> date:
@@ -133,21 +122,8 @@ def _read_orders(since: date, versions: dict[str, int]) -> pa.Table:
     return lake.read("orders", columns=columns, filters=[("dt", ">=", since)], version=versions["orders"])
 
 
-def _read_labels(data_as_of: date, versions: dict[str, int]) -> dict[str, str]:
-    day = lake.current_labels(versions["labels"], data_as_of) if "labels" in versions else None
-    if day is None:
-        return {}
-    said = lake.read("labels", ["item_id", "text"], [("kind", "=", "category"), ("dt", "=", day)], versions["labels"])
-    return dict(zip(said["item_id"].to_pylist(), said["text"].to_pylist(), strict=True))
-
-
-def assemble(
-    events: pa.Table, products: pa.Table, orders: pa.Table, labels: dict[str, str], *, split_day: date, data_as_of: date, versions: dict[str, int]
-) -> Shop:
+def assemble(events: pa.Table, products: pa.Table, orders: pa.Table, *, split_day: date, data_as_of: date, versions: dict[str, int]) -> Shop:
     """Turn the lake's rows into a Shop.
-
-    Args:
-        labels: item -> its category, where its description names none.
 
     Raises:
         NotEnoughData: there are no interactions before or after the time split.
@@ -185,7 +161,7 @@ def assemble(
         query=np.searchsorted(queries, searching).astype(np.int32),
         time=time,
         first=np.searchsorted(shopper, np.arange(len(shoppers) + 1)),
-        products=_latest(described, code, labels),
+        products=_latest(described, code),
         orders=_orders(orders, code),
         split=split,
         data_as_of=data_as_of,
@@ -207,16 +183,14 @@ def _following_queries(events: pa.Table) -> tuple[list[str], Ints]:
     return texts, np.where(own > 0, own, before)
 
 
-def _latest(described: pa.Table, code: dict[str, int], labels: dict[str, str]) -> Products:
+def _latest(described: pa.Table, code: dict[str, int]) -> Products:
     count = len(code)
     title, brand, category, price = [""] * count, [""] * count, [""] * count, np.full(count, np.nan)
     for row in described.select(["item_id", "title", "brand", "category_path", "price"]).to_pylist():  # sorted: the newest description comes last
         index = code[row["item_id"]]
         title[index], brand[index], category[index] = row["title"] or "", row["brand"] or "", row["category_path"] or ""
         price[index] = row["price"] if row["price"] is not None else np.nan
-    labelled = np.array([not category[index] and item in labels for item, index in code.items()], np.bool_)
-    category = [category[index] or labels.get(item, "") for item, index in code.items()]
-    return Products(title=title, brand=brand, category=category, price=price, labelled=labelled)
+    return Products(title=title, brand=brand, category=category, price=price)
 
 
 def _orders(orders: pa.Table, code: dict[str, int]) -> Orders:

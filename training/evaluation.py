@@ -309,8 +309,7 @@ def _heads(
     """Return accuracy of the behaviour (P_U), product (P_P) and transaction (P_T) heads, and that of the commonest answer; None: nothing to measure on."""
     features = exported.vocabulary
     category = {name: index for index, name in enumerate(features.categories)}
-    pairs = zip(shop.products.category, shop.products.labelled, strict=True)
-    wanted = np.array([0, *(0 if labelled else category.get(path, 0) for path, labelled in pairs)])
+    wanted = np.array([0, *(category.get(path, 0) for path in shop.products.category)])
     number = np.array([0, *numbers])
     described = (wanted > 0) & (number > 0) & (examples.held_out(features.items) != examples.TEACHES)[number]
     orders, late = shop.orders, shop.orders.day >= shop.split

@@ -63,7 +63,6 @@ def read_sequences(path: Path) -> Shop:
             brand=[""] * count,
             category=[""] * count,
             price=np.full(count, np.nan),
-            labelled=np.zeros(count, np.bool_),
         ),
         orders=Orders(item=nothing, quantity=np.empty(0), price=np.empty(0), day=np.empty(0), label=nothing),
         split=0.0,
