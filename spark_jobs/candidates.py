@@ -83,18 +83,20 @@ def item_candidates(chosen: DataFrame, items: DataFrame, *, as_of: datetime, k: 
     Sources: Sarwar et al., "Item-based collaborative filtering recommendation algorithms", WWW 2001; Garg et al., "Sequence and time aware neighborhood for
     session-based recommendations" (STAN), SIGIR 2019.
     """
-    newest_first = Window.partitionBy("shopper").orderBy(F.desc("event_time"), "item_id")
+    newest_first = Window.partitionBy("shopper").orderBy(F.desc("event_time"))
     choices = (
         chosen.groupBy("shopper", "item_id")
         .agg(F.max("event_time").alias("event_time"))
-        .withColumn("place", F.row_number().over(newest_first))
+        .withColumn("instant", F.dense_rank().over(newest_first))  # lines of one order have the same
+        .withColumn("place", F.row_number().over(newest_first.orderBy(F.desc("event_time"), "item_id")))
         .where(F.col("place") <= BASKET)
-        .select("shopper", "item_id", "event_time", "place", _decay(as_of).alias("weight"))
+        .select("shopper", "item_id", "instant", _decay(as_of).alias("weight"))
     )
     alone = choices.groupBy("item_id").agg(F.sum("weight").alias("alone"))
-    other = choices.select("shopper", *(F.col(name).alias(f"other_{name}") for name in ("item_id", "event_time", "place", "weight")))
-    nearness = F.pow(F.lit(GAP), F.abs(F.col("place") - F.col("other_place")) - 1)
-    direction = F.when(F.col("other_event_time") < F.col("event_time"), BACKWARD).otherwise(1.0)
+    other = choices.select("shopper", *(F.col(name).alias(f"other_{name}") for name in ("item_id", "instant", "weight")))
+    apart = F.col("other_instant") - F.col("instant")
+    nearness = F.pow(F.lit(GAP), F.greatest(F.abs(apart) - 1, F.lit(0)))
+    direction = F.when(apart > 0, BACKWARD).otherwise(1.0)
     together = (
         choices.join(other, "shopper")
         .where("item_id <> other_item_id")

@@ -52,7 +52,7 @@ def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int, half_life:
     session-based recommendations" (STAN), SIGIR 2019.
     """
     before = np.flatnonzero(shop.time < shop.split)
-    newest_first = before[np.lexsort((-shop.time[before], shop.shopper[before]))]
+    newest_first = before[np.lexsort((shop.item[before], -shop.time[before], shop.shopper[before]))]
     pair = shop.shopper[newest_first].astype(np.int64) * count + numbers[shop.item[newest_first]]
     _, once = np.unique(pair, return_index=True)  # the newest interaction of each shopper with each item
     rows = newest_first[np.sort(once)]
@@ -61,14 +61,16 @@ def neighbors(shop: Shop, numbers: npt.NDArray[np.int32], count: int, half_life:
     place = np.arange(len(rows)) - np.searchsorted(owner, owner)
     keep = (place < BASKET) & (item > 0)
     owner, item, weight, time = owner[keep], item[keep], weight[keep], shop.time[rows][keep]
+    instant = np.cumsum(np.append(0, (owner[1:] != owner[:-1]) | (time[1:] != time[:-1])))  # numbered from the newest on; lines of one order have the same
     froms, tos, weights = [], [], []
     for back in range(1, BASKET):
         same = owner[back:] == owner[:-back]
         older, newer = item[back:][same], item[:-back][same]
-        forward = np.minimum(weight[back:], weight[:-back])[same] * GAP ** (back - 1)
+        apart = (instant[back:] - instant[:-back])[same]
+        forward = np.minimum(weight[back:], weight[:-back])[same] * GAP ** np.maximum(apart - 1, 0)
         froms += [older, newer]
         tos += [newer, older]
-        weights += [forward, forward * np.where(time[back:] < time[:-back], BACKWARD, 1.0)[same]]
+        weights += [forward, forward * np.where(apart > 0, BACKWARD, 1.0)]
     pairs, position = np.unique(np.concatenate(froms) * count + np.concatenate(tos), return_inverse=True)
     together = np.bincount(position, weights=np.concatenate(weights), minlength=len(pairs))
     alone = np.bincount(item, weights=weight, minlength=count)

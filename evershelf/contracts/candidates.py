@@ -6,7 +6,7 @@ Spark, and by the evaluation in memory as the baselines that a model is compared
 
 HALF_LIFE_DAYS = 14.0  # popularity and co-occurrence count half after so many days
 BASKET = 50  # of a long basket or history only so many newest items are paired
-GAP = 0.8  # a pair counts so much less for each item that the shopper chose between the two
+GAP = 0.8  # a pair counts so much less for each time that the shopper chose something between the two; lines of one order are one time
 BACKWARD = 0.3  # and so much, when what is proposed was chosen before what it is proposed for
 RECENT = 10  # newest items of a shopper whose neighbours are proposed
 RECENCY = 0.8  # each item back counts so much less

@@ -2,11 +2,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from evershelf.contracts.candidates import BACKWARD, BASKET, GAP, HALF_LIFE_DAYS
 from spark_jobs import candidates
+from training.baselines import neighbors
+from training.data import assemble
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +109,36 @@ def test_what_comes_next_counts_in_full_what_came_before_or_is_further_apart_les
     score = {(row["item_id"], row["neighbor_id"]): row["score"] for row in near.collect()}
     expected = {("a", "b"): 1.0, ("a", "c"): GAP, ("b", "c"): 1.0, ("b", "a"): BACKWARD, ("c", "b"): BACKWARD, ("c", "a"): BACKWARD * GAP}
     assert score == pytest.approx(expected, rel=1e-3)
+
+
+def test_lines_of_one_order_are_chosen_at_one_time_and_the_baseline_counts_as_the_job_does(spark: SparkSession) -> None:
+    def chosen_by(user: str, *times: tuple[int, list[str]]) -> list[tuple[Any, ...]]:
+        rows = [(AS_OF - timedelta(minutes=minutes), item) for minutes, items in times for item in items]
+        return [(f"{user}{999 - index}", when, user, user, "purchase", item, None) for index, (when, item) in enumerate(rows)]  # ids against the items' order
+
+    rows = chosen_by("u", (30, ["x", "y", "z"])) + chosen_by("v", (90, ["a"]), (60, ["b", "c", "d"]), (30, ["e", "b"]))
+    rows += chosen_by("w", (20, [f"i{index:03}" for index in range(BASKET + 5)]))
+    later = ("later", AS_OF + timedelta(minutes=1), "u", "u", "click", "x", None)
+    items = sorted({row[5] for row in rows})
+    near = candidates.item_candidates(
+        candidates.interactions(spark.createDataFrame(rows, EVENT)), items_of(spark, *((item, "") for item in items)), as_of=AS_OF, k=1000
+    )
+    job = {(row["item_id"], row["neighbor_id"]): row["score"] for row in near.collect()}
+    assert job["x", "z"] == job["z", "x"] == pytest.approx(1.0)
+    assert (job["a", "c"], job["a", "e"], job["e", "d"]) == pytest.approx((1.0, GAP, BACKWARD), rel=1e-2)
+    text, when = pa.string(), pa.timestamp("us", tz="UTC")
+    columns = ["event_id", "event_time", "user_id", "session_id", "type", "item_id", "query"]
+    table = pa.table(
+        dict(zip(columns, map(list, zip(*rows, later, strict=True)), strict=True)),
+        pa.schema([(name, when if name == "event_time" else text) for name in columns]),
+    )
+    products = pa.schema([("item_id", text), ("title", text), ("brand", text), ("category_path", text), ("price", pa.float64()), ("valid_from", when)])
+    orders = pa.schema([("ordered_at", when), ("item_id", text), ("quantity", pa.int32()), ("price", pa.float64()), ("transaction_class", text)])
+    shop = assemble(table, products.empty_table(), orders.empty_table(), split_day=AS_OF.date(), data_as_of=AS_OF.date(), versions={})
+    ours = neighbors(shop, np.arange(len(items), dtype=np.int32) + 1, len(items) + 1)
+    origin = np.repeat(np.arange(len(items)), np.diff(ours.start)[1:])
+    pairs = zip(origin.tolist(), (ours.columns - 1).tolist(), strict=True)
+    assert {(items[one], items[other]): score for (one, other), score in zip(pairs, ours.similarity, strict=True)} == pytest.approx(job, rel=1e-5)
 
 
 def test_a_huge_basket_is_capped(spark: SparkSession) -> None:
