@@ -36,7 +36,13 @@ def finished_models() -> list[str]:
     if not folder.is_dir():
         return []
     found = [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(ASIDE) and (child / "evaluation.json").is_file()]
-    return [child.name for child in sorted(found, key=lambda child: (child.name[:10], child.stat().st_mtime), reverse=True)]
+    return [child.name for child in sorted(found, key=lambda child: (child.name[:10], _trained_at(child)), reverse=True)]
+
+
+def _trained_at(folder: Place) -> float:
+    """Return seconds since 1970. A folder's own time changes when a shopper is taken out of it; it counts for models of before `trained_at` was written."""
+    at: float = msgspec.json.decode((folder / "evaluation.json").read_bytes()).get("trained_at", folder.stat().st_mtime)
+    return at
 
 
 def newest_blessed() -> str | None:

@@ -42,7 +42,7 @@ def train_model(settings: Settings, say: Say, *, full: bool = False, start_from:
     encoder = text_encoder.converted(settings.training.text_encoder) if settings.by_meaning else None
     shop = data.read_shop(settings.training)
     if start_from:
-        begins, why = warm_start.named(start_from, settings.training), f"begins with what {start_from} knows by name"
+        begins, why = warm_start.named(start_from, settings.training, shop, settings.shop.adapter), f"begins with what {start_from} knows by name"
     elif full:
         begins, why = None, "it was asked for"
     else:
@@ -146,9 +146,8 @@ def _finish(
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
     search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
-    found = (
-        measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why, "model_id": model_id, "best_epoch": epoch, "training_seconds": seconds}
-    )
+    about = {"model_id": model_id, "best_epoch": epoch, "training_seconds": seconds, "trained_at": round(time.time(), 3)}
+    found = measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why} | about
     _write(folder / "evaluation.json", found)
     _write(
         folder / "lineage.json",

@@ -7,7 +7,7 @@ models/<model_id>/
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
     evaluation.json      {"metrics": {"NDCG@10": …}, "heads": {"P_U" | "P_P" | "P_T": {"accuracy": …} or null}, "baselines": …, "rung_quality": {rung: …},
-                         "blessed": …, "why": …}
+                         "blessed": …, "why": …, "trained_at": seconds since 1970}
     golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
                          only, no shopper's data; "ranker_tolerance": … beside it where the ranker is int8
     text_encoder/        optional: what evershelf/text_encoder.py runs, and weights.json: how much each of evershelf/hybrid.py's FITS counts in a search
