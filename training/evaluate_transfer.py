@@ -1,7 +1,7 @@
 """`evaluate transfer`: what a shop with few orders gains from beginning with the model of another one, beside beginning from nothing.
 
-The shop in the lake is made small: of what happened before the split, only what a share of its shoppers did is left. Catalogue and validation days stay whole,
-so that the figures of all shares are about the same choices.
+The shop in the lake is made small: of what happened before the split, only what a share of its shoppers did is left. Catalogue and validation days stay whole.
+Both models of a share are measured on the same choices; each share draws its own, so figures of two shares are not about the same ones.
 """
 
 import shutil
@@ -20,6 +20,7 @@ from evershelf.settings import Settings
 from evershelf.storage import ASIDE
 from training import data, export, loop, ranking, warm_start
 from training.data import Shop
+from training.errors import NotEnoughData
 from training.evaluation import Measured
 from training.evaluation import evaluate as measured
 from training.train import fit
@@ -40,11 +41,13 @@ def evaluate(settings: Settings, model: str, shares: Sequence[float], say: Say) 
         shares: of the shoppers, above 0 and up to 1.
 
     Raises:
-        UnusableData: there is no such model, or it is built otherwise.
+        UnusableData: there is no such model, it is built otherwise, or it has learned from the validation days.
+        NotEnoughData: nobody of a share was there before the split.
         TrainingError: a training failed.
     """
     started, parameters = time.monotonic(), with_tuned(settings.training)
-    begins, whole = warm_start.named(model, parameters), data.read_shop(parameters)
+    whole = data.read_shop(parameters)
+    begins = warm_start.named(model, parameters, whole, settings.shop.adapter)
     settings = settings.model_copy(update={"training": parameters})
     found: dict[str, Any] = {}
     for share in shares:
@@ -67,9 +70,17 @@ def evaluate(settings: Settings, model: str, shares: Sequence[float], say: Say) 
 
 
 def thinned(shop: Shop, share: float, seed: int) -> Shop:
-    """Return a shop where before the split only a share of the shoppers had been, and of the order lines as many are left."""
+    """Return a shop where before the split only a share of the shoppers had been, and of the order lines as many are left.
+
+    Raises:
+        NotEnoughData: none of them had been there.
+    """
     chosen = np.array([crc32(f"{seed} {name}".encode()) < share * 2**32 for name in shop.shoppers], np.bool_)
     rows = np.flatnonzero(chosen[shop.shopper] | (shop.time >= shop.split))
+    if not (shop.time[rows] < shop.split).any():
+        raise NotEnoughData(
+            f"A share of {share:g} of {len(shop.shoppers)} shoppers leaves none who was there before the split. Nothing more was trained; raise --share."
+        )
     left, shopper = np.unique(shop.shopper[rows], return_inverse=True)
     orders = shop.orders
     lines = (orders.day >= shop.split) | (np.random.default_rng(seed).random(len(orders.day)) < share)

@@ -1,7 +1,7 @@
 """What the model knows by number: items, categories, words, and the features of every item. Number 0 is padding or unknown."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ class Vocabulary:
     actions: list[str]
     categories: list[str]  # every prefix of every category path
     words: list[str]
-    brands: list[str]
+    brands: list[str] = field(default_factory=list)  # models of before its time have none
 
     def save(self, path: Path) -> None:
         path.write_bytes(msgspec.json.encode({name: getattr(self, name) for name in self.__slots__}))

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from evershelf.errors import in_one_line
 from evershelf.models import finished_models, model_folder, models_folder, read_evaluation
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place
@@ -87,11 +89,11 @@ def choose(parameters: TrainingSettings, shop: Shop, adapter: str) -> tuple[Chos
     return (start, folder), f"goes on from {name}, with what happened since {np.datetime64(int(about['trained_before']), 'D')}"
 
 
-def named(model: str, parameters: TrainingSettings) -> Chosen:
+def named(model: str, parameters: TrainingSettings, shop: Shop, adapter: str) -> Chosen:
     """Return the start from a model that somebody names: one of ours by its id, or a folder with a model of another shop. Everything is learned.
 
     Raises:
-        UnusableData: there is no such model, or one that is built otherwise.
+        UnusableData: there is no such model, or one that is built otherwise, or one that has learned from the days that would measure what begins with it.
     """
     ours = model in finished_models()
     folder = models_folder() / model if ours else Path(model)
@@ -99,8 +101,17 @@ def named(model: str, parameters: TrainingSettings) -> Chosen:
         raise UnusableData(f"{folder} is no model that a training can start from: it needs {WEIGHTS} and vocabulary.json. Nothing was trained.")
     content = (folder / WEIGHTS).read_bytes()
     if other := _differs(content, parameters):
-        raise UnusableData(f"{folder} {other}. Nothing was trained and what is live stays live; set training.width, blocks and heads as it was trained.")
-    return Start(model_id=folder.name, weights=_checksum(content), same_shop=ours, since=None, generation=0), folder
+        raise UnusableData(
+            f"{folder} {other}. Nothing was trained and what is live stays live; name another one, or set training.width, blocks and heads as it was trained."
+        )
+    about = _lineage(folder) if ours else {}
+    same_shop = about.get("shop") == adapter
+    if same_shop and about["trained_before"] > shop.split:
+        raise UnusableData(
+            f"{model} has learned from the days from {np.datetime64(int(shop.split), 'D')} on, which would measure the new model. Nothing was trained and what "
+            "is live stays live; name a model of an earlier day."
+        )
+    return Start(model_id=folder.name, weights=_checksum(content), same_shop=same_shop, since=None, generation=0), folder
 
 
 def again(about: dict[str, Any]) -> Chosen | None:
@@ -109,11 +120,11 @@ def again(about: dict[str, Any]) -> Chosen | None:
     Raises:
         UnusableData: its weights are no longer there.
     """
-    if about["start"] is None:
+    if about.get("start") is None:  # models of before its time say nothing of it
         return None
     start = Start(**about["start"])
     folder = models_folder() / start.model_id
-    if not start.same_shop or not (folder / WEIGHTS).is_file() or _checksum((folder / WEIGHTS).read_bytes()) != start.weights:
+    if not (folder / WEIGHTS).is_file() or _checksum((folder / WEIGHTS).read_bytes()) != start.weights:
         raise UnusableData(f"it began with the weights of {start.model_id}, which are not in {models_folder()}")
     return start, folder
 
@@ -203,7 +214,7 @@ def _layout(model: Any) -> list[str]:
 
 
 def _differs(weights: bytes, parameters: TrainingSettings) -> str:
-    """Return how weights differ from those of a model as it would be built now; '' when they fit."""
+    """Return how weights differ from those of a model as it would be built now, or that they are damaged; '' when they fit."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets at length
     from training.model import Ranker, Shape
 
@@ -212,8 +223,11 @@ def _differs(weights: bytes, parameters: TrainingSettings) -> str:
     features = ItemFeatures(categories=rows, brand=nothing, price=nothing, words=rows, category=nothing, seen=none, log_popularity=none, brands=1)
     shape = Shape(width=parameters.width, blocks=parameters.blocks, heads=parameters.heads, dropout=parameters.dropout, words=1, categories=1)
     expected = _layout(Ranker(shape, features))
-    with np.load(io.BytesIO(weights)) as file:
-        found = file["names"].tolist()
+    try:
+        with np.load(io.BytesIO(weights)) as file:
+            found = {name: file[name] for name in file.files}["names"].tolist()  # all of it: each array has a checksum
+    except (BadZipFile, EOFError, KeyError, OSError, RuntimeError, ValueError) as error:
+        return f"keeps a {WEIGHTS} that cannot be read ({in_one_line(error)})"
     unlike = [f"{theirs} is {ours} now" for theirs, ours in zip(found, expected, strict=False) if theirs != ours]
     if unlike or len(found) != len(expected):
         return f"is built otherwise ({unlike[0] if unlike else f'{len(found)} parameters, not {len(expected)}'})"

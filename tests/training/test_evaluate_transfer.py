@@ -9,6 +9,7 @@ import pytest
 from evershelf.settings import TrainingSettings
 from tests.training.conftest import Installation
 from training import data
+from training.errors import NotEnoughData
 from training.evaluate_transfer import thinned
 
 
@@ -25,6 +26,8 @@ def test_a_small_shop_has_fewer_shoppers_before_the_split_and_the_same_choices_a
     assert np.array_equal(small.item, again.item)
     everything = thinned(whole, 1.0, seed=7)
     assert np.array_equal(everything.item, whole.item) and everything.shoppers == whole.shoppers
+    with pytest.raises(NotEnoughData, match="leaves none who was there before the split"):
+        thinned(whole, 1e-6, seed=7)
 
 
 @pytest.mark.slow

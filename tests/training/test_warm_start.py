@@ -131,7 +131,42 @@ def test_a_training_goes_on_from_the_newest_model_unless_a_full_one_is_due(shop_
     with pytest.raises(UnusableData, match="began with the weights of 2026-01-07-00000001"):
         warm_start.again({"start": start.lineage()})
     with pytest.raises(UnusableData, match="is no model that a training can start from"):
-        warm_start.named("elsewhere", SMALL)
+        warm_start.named("elsewhere", SMALL, shop, "simulator")
+
+
+def test_a_model_that_somebody_names_has_not_learned_the_days_that_measure(shop_lake: Path) -> None:
+    shop, models = data.read_shop(SMALL), shop_lake.parent / "models"
+    keep(models / "2026-01-07-00000001", trained_before=shop.split)
+    keep(models / "2026-01-08-00000001", trained_before=shop.split + 1)
+    start, folder = warm_start.named("2026-01-07-00000001", SMALL, shop, "simulator")
+    assert (start.same_shop, start.since, folder.name) == (True, None, "2026-01-07-00000001")
+    with pytest.raises(UnusableData, match="2026-01-08-00000001 has learned from the days from 2026-01-08 on"):
+        warm_start.named("2026-01-08-00000001", SMALL, shop, "simulator")
+    start, _ = chosen = warm_start.named("2026-01-08-00000001", SMALL, shop, "elsewhere")  # a model of the shop that this installation had before
+    assert not start.same_shop
+    assert warm_start.again({"start": start.lineage()}) == chosen
+    start, _ = warm_start.named(str(models / "2026-01-08-00000001"), SMALL, shop, "simulator")  # a folder is another shop's
+    assert not start.same_shop
+
+
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_damaged_weights_are_no_start_and_end_no_training(shop_lake: Path, where: float) -> None:
+    shop, folder = data.read_shop(SMALL), shop_lake.parent / "models" / "2026-01-07-00000001"
+    keep(folder, trained_before=shop.split - 1)
+    content = (folder / "weights.npz").read_bytes()
+    place = int(where * len(content))
+    damaged = content[:place] + bytes(200) + content[place + 200 :] if where < 1 else content[:-200]
+    (folder / "weights.npz").write_bytes(damaged)
+    chosen, why = warm_start.choose(SMALL, shop, "simulator")
+    assert chosen is None and "2026-01-07-00000001 keeps a weights.npz that cannot be read" in why
+    with pytest.raises(UnusableData, match="cannot be read"):
+        warm_start.named(folder.name, SMALL, shop, "simulator")
+
+
+def test_a_model_of_before_brands_and_starts_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.json").write_text('{"items": ["", "a"], "actions": [""], "categories": [""], "words": [""]}')
+    assert Vocabulary.load(tmp_path / "vocabulary.json").brands == []
+    assert warm_start.again({"tables": {}}) is None
 
 
 @pytest.mark.slow
