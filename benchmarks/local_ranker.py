@@ -82,7 +82,7 @@ def _export(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     (folder / "model").mkdir()
     model, _ = loop.load_best(parameters, prepared, folder)
     export.export(model, words, shop, folder / "model", seed=1)
-    return folder / "model", rankers.ship(model, folder / "model", prepared, step)
+    return folder / "model", rankers.ship(model, folder / "model", prepared, parameters.rankers, step)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The ranker for one request, in this process: LiteRT or ONNX, whichever the model ships."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -32,9 +33,13 @@ def ranker_in(folder: Path) -> Ranker:
     raise FileNotFoundError(f"there is no {' and no '.join(RANKERS)}")
 
 
-def open_ranker(path: Path) -> Ranker:
-    """Open one file by its suffix; raises as `ranker_in`."""
-    return OnnxRanker(path) if path.suffix == ".onnx" else LiteRTRanker(path)
+def open_ranker(path: Path, providers: Sequence[str] = ()) -> Ranker:
+    """Open one file by its suffix; raises as `ranker_in`.
+
+    Args:
+        providers: what runs ONNX, best first; default: gateway.onnx_providers.
+    """
+    return OnnxRanker(path, providers or load_settings().gateway.onnx_providers) if path.suffix == ".onnx" else LiteRTRanker(path)
 
 
 class LiteRTRanker:
@@ -58,10 +63,9 @@ class LiteRTRanker:
 
 
 class OnnxRanker:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, providers: Sequence[str]) -> None:
         import onnxruntime  # as above
 
-        providers = load_settings().gateway.onnx_providers
         if missing := set(providers) - set(onnxruntime.get_available_providers()):  # it would go on without them, and say so in its own log only
             raise ValueError(f"this ONNX Runtime has no {', '.join(sorted(missing))}, which gateway.onnx_providers names")
         options = onnxruntime.SessionOptions()

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -138,6 +138,15 @@ class LakeSettings(Section):
     spark_java_options: str = ""  # of the driver; a shop of some ten thousand rows a day is faster with -XX:TieredStopAtLevel=1
 
 
+RankerForm = Literal["LiteRT float32", "LiteRT int8", "ONNX float32", "ONNX int8"]
+
+
+def _one_exact(forms: tuple[RankerForm, ...]) -> tuple[RankerForm, ...]:
+    if not any(form.endswith("float32") for form in forms):
+        raise ValueError("must name a float32 form: an int8 one ships only where it is better than one")
+    return forms
+
+
 class TrainingSettings(Section):
     ranks: Positive = 2
     epochs: Positive = 10
@@ -156,6 +165,7 @@ class TrainingSettings(Section):
     patience: Positive = 4  # epochs without a better one end the training
     budget: timedelta | None = None  # the learning rate falls, and the training ends, by then; not set: by the number of epochs alone
     text_encoder: Path | None = None  # folder of a BERT: config.json, model.safetensors, tokenizer.json; not set: the MiniLM that comes with us
+    rankers: Annotated[tuple[RankerForm, ...], AfterValidator(_one_exact)] = get_args(RankerForm)  # tried at the export; the fastest that agrees ships
     seed: int = 7
     validation_days: Positive = 2
     history_days: Positive = 90
@@ -166,6 +176,12 @@ class TrainingSettings(Section):
     warm_epochs: Positive = 3  # of a training that goes on
     replay: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of what was learned before that is repeated with the new days
     full_every: Positive = 7  # one training in so many begins from nothing, as the check
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width, {self.width}, must be a multiple of heads, {self.heads}")
+        return self
 
 
 class CandidateSettings(Section):

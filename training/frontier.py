@@ -1,31 +1,35 @@
 """What a smaller model gives up, and what it gains: models of several sizes, distilled and pruned ones, by latency and NDCG@10.
 
 Half of the shoppers who choose the epoch choose it here too, the other half compare; those who measure models are not looked at. Every ranker is float32
-LiteRT and all are timed in turn on one thread. The fastest size that gives up at most MOST_LOST of the NDCG@10 of the best one is in force from the next
-training on. Distilled and pruned models are measured only: no training makes them.
+LiteRT and all are timed in turn on one thread. The fastest size that is shown to give up at most MOST_LOST of the NDCG@10 of the best one is in force from the
+next training on. Distilled and pruned models are measured only: no training makes them.
 
 Sources: Hinton et al., "Distilling the knowledge in a neural network", 2015; magnitude pruning: Han et al., "Learning both weights and connections for
 efficient neural networks", NeurIPS 2015.
 """
 
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
-from evershelf.contracts.model import RANK_INPUTS
+from evershelf.contracts.model import QUERY_WORDS, RANK_INPUTS
+from evershelf.errors import InvalidSettings
 from evershelf.progress import Say
 from evershelf.ranker import open_ranker
 from evershelf.settings import Settings, TrainingSettings
 from training import data, loop, rankers, tuned
-from training.data import read_shop
-from training.errors import NotEnoughData
+from training.blessing import FEWEST
+from training.data import Shop, read_shop
+from training.errors import NotEnoughData, TrainingRunning
 from training.examples import Examples
 from training.export import golden_requests
 from training.exported import BATCH
-from training.ranking import ranks_of
+from training.ranking import Gain, difference, ranks_of
 from training.train import fit
 from training.tune import halves
 
@@ -33,9 +37,11 @@ MOST_LOST = 0.01  # share of the best size's NDCG@10 that the chosen one may giv
 TRAINED = "trained"  # as usual
 PRUNED = (0.3, 0.5)  # shares of the blocks' weights that are set to 0
 DISTILLING_EPOCHS = 3
+BATCH_OF = {"int32": ("items", "actions", "next_item"), "float32": ("since", "until")}
 TEACHER_WEIGHT = 0.5  # of what the teacher says beside what was chosen
 
 Size = tuple[int, int]  # width, blocks
+Found = list[tuple[dict[str, Any], Gain]]  # what `--json` prints of a model, and its NDCG@10 of each event
 
 
 def sizes_below(current: TrainingSettings) -> list[Size]:
@@ -54,48 +60,90 @@ def frontier(settings: Settings, sizes: list[Size], say: Say) -> dict[str, Any]:
         What `--json` prints.
 
     Raises:
+        InvalidSettings: no model can have such a size.
         TrainingError: a training failed, or there is nobody to compare on.
     """
     current = tuned.with_tuned(settings.training)
-    sizes = sizes or sizes_below(current)
+    trainings = {size: _sized(current, size) for size in sizes or sizes_below(current)}
     shop = read_shop(current)
     choosing, comparing = halves(shop, current.seed)
     if not len(comparing):
         raise NotEnoughData("None of the shoppers who choose the epoch came after the split, so no size can be compared. Nothing changed; publish more days.")
-    place = settings.home / "training"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="frontier-", dir=place) as aside:
-        models: dict[tuple[str, Size], Any] = {}
-        for width, blocks in sizes:
-            work = Path(aside, f"{width}x{blocks}")
-            work.mkdir()
-            parameters = current.model_copy(update={"width": width, "blocks": blocks})
-            words, prepared = fit(work.name, parameters, shop, work, say, chooses=choosing)
-            models[TRAINED, (width, blocks)] = loop.load_best(parameters, prepared, work)[0]
-            if (width, blocks) != sizes[0]:
-                student = loop.load_best(parameters, prepared, work)[0]
-                distil(student, models[TRAINED, sizes[0]], prepared, parameters)
-                models["distilled", (width, blocks)] = student
-            else:
-                for share in PRUNED:
-                    models[f"pruned {share:.0%}", sizes[0]] = prune(loop.load_best(parameters, prepared, work)[0], share)
-        requests = golden_requests(words, current.seed)
-        rows = _measure(models, prepared, comparing, {name: np.stack([request[name] for request in requests]) for name in RANK_INPUTS}, Path(aside))
-    best = max(row["NDCG@10"] for row in rows if row["how"] == TRAINED)
-    rows = [row | {"given_up": round(1 - row["NDCG@10"] / best, 4) if best else 0.0} for row in rows]
-    chosen = choose(rows)
-    decision = tuned.decision() or {"parameters": {}}
-    changed = chosen["width"] != current.width or chosen["blocks"] != current.blocks
-    why = f"the fastest size that gives up at most {MOST_LOST:.0%} of the best NDCG@10, {best:.4f}, on {len(comparing)} events"
-    found = {"frontier": rows, "width": chosen["width"], "blocks": chosen["blocks"], "changed": changed, "why": why, "data_as_of": str(shop.data_as_of)}
-    if changed:
-        tuned.decide(decision | {"parameters": decision["parameters"] | {"width": chosen["width"], "blocks": chosen["blocks"]}, "size": found})
+    work = settings.home / "training" / "frontier"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work.with_suffix(".lock"), timeout=0):  # a redaction takes work whose lock is free for left behind
+            shutil.rmtree(work, ignore_errors=True)  # of one that was killed
+            found = _train(trainings, shop, choosing, comparing, work, say)
+            shutil.rmtree(work)
+    except Timeout:
+        raise TrainingRunning("`evershelf frontier` runs in another process. Nothing was started; wait for it.") from None
+    return decide(settings.training, given_up(found, shop.shopper[comparing], current.seed), len(comparing)) | {"data_as_of": str(shop.data_as_of)}
+
+
+def _sized(current: TrainingSettings, size: Size) -> TrainingSettings:
+    try:
+        return TrainingSettings.model_validate(current.model_dump() | {"width": size[0], "blocks": size[1]})
+    except ValidationError as error:
+        raise InvalidSettings(f"No model can be {size[0]} wide with {size[1]} blocks: {error.errors()[0]['msg']}. Nothing was started.") from None
+
+
+def _train(
+    trainings: dict[Size, TrainingSettings], shop: Shop, choosing: npt.NDArray[np.int64], comparing: npt.NDArray[np.int64], folder: Path, say: Say
+) -> Found:
+    """Train, distil, prune and measure."""
+    models: dict[tuple[str, Size], Any] = {}
+    teacher, *_ = trainings
+    for size, parameters in trainings.items():
+        work = folder / f"{size[0]}x{size[1]}"
+        work.mkdir(parents=True)
+        words, prepared = fit(work.name, parameters, shop, work, say, chooses=choosing)
+        models[TRAINED, size] = loop.load_best(parameters, prepared, work)[0]
+        if size != teacher:
+            student = loop.load_best(parameters, prepared, work)[0]
+            distil(student, models[TRAINED, teacher], prepared, parameters)
+            models["distilled", size] = student
+        else:
+            for share in PRUNED:
+                models[f"pruned {share:.0%}", size] = prune(loop.load_best(parameters, prepared, work)[0], share)
+    requests = golden_requests(words, trainings[teacher].seed)
+    return _measure(models, prepared, comparing, {name: np.stack([request[name] for request in requests]) for name in RANK_INPUTS}, folder)
+
+
+def given_up(found: Found, owners: npt.NDArray[np.integer[Any]], seed: int) -> list[dict[str, Any]]:
+    """Add the share of the best usual model's NDCG@10 that each gives up, and the upper end of its 95 % interval, paired on the same events."""
+    best = max((gain for row, gain in found if row["how"] == TRAINED), key=lambda gain: float(gain.mean()))
+    whole, rows = float(best.mean()) or 1.0, []
+    for row, gain in found:
+        lost, _, most = difference(best, gain, owners, seed)
+        rows.append(row | {"given_up": round(lost / whole, 4), "given_up_at_most": round(most / whole, 4)})
+    return rows
+
+
+def decide(settings: TrainingSettings, rows: list[dict[str, Any]], events: int) -> dict[str, Any]:
+    """Choose by what was measured on so many events, and record the size that is in force from now on where it is another one.
+
+    Args:
+        settings: without what was decided before.
+    """
+    current, decision, chosen = tuned.with_tuned(settings), tuned.decision() or {"parameters": {}}, choose(rows)
+    size, in_force = ({"width": one["width"], "blocks": one["blocks"]} for one in (chosen, current.model_dump()))
+    why = f"{size['width']} x {size['blocks']} is the fastest size shown to give up at most {MOST_LOST:.0%} of the best NDCG@10, on {events} events"
+    if events < FEWEST:
+        size, why = in_force, f"{events} events are too few to choose by; {FEWEST} are needed"
+    elif not chosen["NDCG@10"]:
+        size, why = in_force, "no model puts what was chosen among the first ten, so there is nothing to choose by"
+    elif size != in_force and (own := sorted(size.keys() & settings.model_fields_set)):
+        size, why = in_force, f"{why}, but settings win: remove {' and '.join(f'training.{name}' for name in own)} and run this again"
+    found = {"frontier": rows, **size, "changed": size != in_force, "why": why}
+    if found["changed"]:
+        tuned.decide(decision | {"parameters": decision["parameters"] | size, "size": found})
     return found
 
 
 def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the fastest row of a usual training that gives up little enough."""
-    return min((row for row in rows if row["how"] == TRAINED and row["given_up"] <= MOST_LOST), key=lambda row: row["milliseconds"])
+    """Return the fastest row of a usual training that is shown to give up little enough."""
+    return min((row for row in rows if row["how"] == TRAINED and row["given_up_at_most"] <= MOST_LOST), key=lambda row: row["milliseconds"])
 
 
 def distil(student: Any, teacher: Any, examples: Examples, settings: TrainingSettings) -> None:
@@ -115,7 +163,9 @@ def distil(student: Any, teacher: Any, examples: Examples, settings: TrainingSet
         users = model.user_vectors(tf.gather_nd(states, chosen), tf.gather_nd(batch["query_words"], chosen))
         return tf.matmul(users, vectors, transpose_b=True) + hidden
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]  # TensorFlow has no types
+    batches: dict[str, Any] = {name: tf.TensorSpec([None, None], kind) for kind, names in BATCH_OF.items() for name in names}
+
+    @tf.function(input_signature=[batches | {"query_words": tf.TensorSpec([None, None, QUERY_WORDS], tf.int32)}])  # type: ignore[untyped-decorator]  # TensorFlow has no types
     def step(batch: dict[str, Any]) -> None:
         chosen = tf.where(batch["next_item"] > 0)
         goal = tf.nn.softmax(logits(teacher, said, batch, chosen, training=False))
@@ -131,7 +181,7 @@ def distil(student: Any, teacher: Any, examples: Examples, settings: TrainingSet
     for epoch in range(DISTILLING_EPOCHS):
         for windows in data.Deal(examples.train, settings.batch_size, (settings.seed, epoch)).from_step(0):
             batch = examples.sequences.batch(examples.train, windows)
-            step({name: tf.constant(getattr(batch, name)) for name in ("items", "actions", "since", "until", "query_words", "next_item")})
+            step({name: tf.constant(getattr(batch, name)) for name in (*batches, "query_words")})
 
 
 def prune(model: Any, share: float) -> Any:
@@ -143,27 +193,27 @@ def prune(model: Any, share: float) -> Any:
     return model
 
 
-def _measure(
-    models: dict[tuple[str, Size], Any], examples: Examples, rows: npt.NDArray[np.int64], requests: rankers.Inputs, folder: Path
-) -> list[dict[str, Any]]:
-    """Return a row for each model, fastest first."""
-    target = examples.sequences.item[rows]
-    rows, target = rows[target > 0], target[target > 0]
-    inputs = examples.sequences.histories(rows)
-    found, opened = [], {}
+def _measure(models: dict[tuple[str, Size], Any], examples: Examples, rows: npt.NDArray[np.int64], requests: rankers.Inputs, folder: Path) -> Found:
+    """Return what is found of each model, the fastest first."""
+    inputs, target = examples.sequences.histories(rows), examples.sequences.item[rows]
+    found: Found = []
+    opened = []
     for (how, (width, blocks)), model in models.items():
         vectors = model.item_vectors(model.content(), training=False).numpy()
-        file = folder / f"{how}-{width}x{blocks}.tflite"
-        rankers.write_litert(rankers.freeze(model, vectors), file)
-        opened[file.stem] = open_ranker(file)
-        row = {"how": how, "width": width, "blocks": blocks, "megabytes": round(file.stat().st_size / 1e6, 3)}
-        found.append((file.stem, row | {"NDCG@10": round(_ndcg(model, vectors, inputs, target), 5)}))
-    taken = rankers.race(opened, requests)
-    return sorted((row | {"milliseconds": round(taken[name], 4)} for name, row in found), key=lambda row: row["milliseconds"])
+        own = folder / f"{how}-{width}x{blocks}"
+        own.mkdir()
+        file = rankers.convert(rankers.freeze(model, vectors), "LiteRT float32", own)
+        opened.append(open_ranker(file))
+        gain = _gain(model, vectors, inputs, target)
+        row = {"how": how, "width": width, "blocks": blocks, "megabytes": round(file.stat().st_size / 1e6, 3), "NDCG@10": round(float(gain.mean()), 5)}
+        found.append((row, gain))
+    taken = rankers.race(dict(enumerate(opened)), requests)
+    timed = [(row | {"milliseconds": round(taken[place], 4)}, gain) for place, (row, gain) in enumerate(found)]
+    return sorted(timed, key=lambda each: each[0]["milliseconds"])
 
 
-def _ndcg(model: Any, vectors: npt.NDArray[np.float32], inputs: rankers.Inputs, target: npt.NDArray[np.integer[Any]]) -> float:
-    """Return NDCG@10 over all items but the one just before."""
+def _gain(model: Any, vectors: npt.NDArray[np.float32], inputs: rankers.Inputs, target: npt.NDArray[np.integer[Any]]) -> Gain:
+    """Return [events] NDCG@10 over all items but the one just before."""
     import tensorflow as tf
 
     from training.served import Served
@@ -175,4 +225,4 @@ def _ndcg(model: Any, vectors: npt.NDArray[np.float32], inputs: rankers.Inputs, 
         scores[:, 0] = -np.inf
         np.put_along_axis(scores, some["history_items"][:, -1:].astype(np.int64), -np.inf, axis=1)
         gains.append(ranks_of(scores, target[start : start + BATCH]).gains()["NDCG@10"])
-    return float(np.concatenate(gains).mean())
+    return np.concatenate(gains)

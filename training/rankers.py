@@ -1,13 +1,15 @@
 """The rankers for one request that a model can ship as, LiteRT and ONNX, float32 and int8, and the choice between them.
 
-All rank the same events of the shoppers set aside for choosing, and are timed in turn on one thread. A float32 ranker agrees when it gives the golden scores
-of the SavedModel; an int8 one when it gives up little enough of its NDCG@10. The fastest that agrees ships, an int8 one only where that is worth it.
+All rank the same events of the shoppers set aside for choosing, and are timed in turn on one thread of the CPU. A float32 ranker agrees when it gives the
+golden scores of the SavedModel; an int8 one when it gives up little enough of its NDCG@10. The fastest that agrees ships, an int8 one only where that is
+worth it. A form that cannot be made or run here is left out.
 """
 
 import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
+from evershelf.errors import in_one_line
 from evershelf.progress import Say
 from evershelf.ranker import Ranker, open_ranker
+from evershelf.settings import RankerForm
+from training.blessing import FEWEST
 from training.errors import ExportFailed
 from training.examples import Examples
 from training.exported import Exported
@@ -37,7 +42,7 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One ranker. ndcg_lost: share of the SavedModel's NDCG@10 that it gives up, None when there is no event to measure on."""
+    """One ranker. ndcg_lost: share of the SavedModel's NDCG@10 that it gives up, None when that cannot be measured."""
 
     form: str
     precision: str
@@ -53,39 +58,51 @@ class Measured:
         return self.ndcg_lost is not None and self.ndcg_lost <= MOST_LOST
 
 
-def ship(model: Any, folder: Path, examples: Examples, say: Say) -> list[dict[str, Any]]:
-    """Give an exported model its ranker for one request; return what was found of each, fastest first.
+def ship(model: Any, folder: Path, examples: Examples, forms: Sequence[RankerForm], say: Say) -> list[dict[str, Any]]:
+    """Give an exported model its ranker for one request; return what was found of each form, fastest first.
 
     Raises:
-        ExportFailed: none gives the SavedModel's scores.
+        ExportFailed: no float32 one gives the SavedModel's scores.
     """
     exported = Exported(folder)
     golden, wanted = _read_golden(folder)
     events = questions(exported, examples)
+    count = len(events["candidates"]) if events else 0
+    best = ndcg(exported.scores(events)) if events and count >= FEWEST else 0.0
+    unmeasured = f"{count} events, {FEWEST} are needed" if count < FEWEST else "the SavedModel's is 0"
     with tempfile.TemporaryDirectory(dir=folder) as aside:
-        files = convert(model, exported.item_vectors, Path(aside))
-        rankers = {name: open_ranker(file) for name, file in files.items()}
-        milliseconds = race(rankers, golden)
-        best = ndcg(exported.scores(events)) if events else 0.0
-        found = {}
-        for (form, precision), ranker in rankers.items():
+        frozen, files, rankers, differences = freeze(model, exported.item_vectors), dict[str, Path](), dict[str, Ranker](), dict[str, float]()
+        for form in forms:
+            try:
+                file = convert(frozen, form, Path(aside))
+                ranker = open_ranker(file, ["CPUExecutionProvider"])  # what the gateways' hosts have, this one may lack
+                differences[form] = float(np.abs(_one_by_one(ranker, golden) - wanted).max())
+            except Exception as error:  # the converters' errors share no class; another form can ship
+                say(f"ranker {form} is left out, it cannot be made or run here: {type(error).__name__}: {in_one_line(error)[:300]}")
+            else:
+                files[form], rankers[form] = file, ranker
+        milliseconds, found = race(rankers, golden), []
+        for name, ranker in rankers.items():
             lost = max(0.0, 1 - ndcg(_one_by_one(ranker, events)) / best) if events and best else None
-            found[form, precision] = Measured(
-                form=form,
-                precision=precision,
-                milliseconds=round(milliseconds[form, precision], 4),
-                megabytes=round(files[form, precision].stat().st_size / 1e6, 3),
-                largest_difference=float(np.abs(_one_by_one(ranker, golden) - wanted).max()),
-                ndcg_lost=None if lost is None else round(lost, 5),
+            engine, precision = name.split()
+            found.append(
+                Measured(
+                    form=engine,
+                    precision=precision,
+                    milliseconds=round(milliseconds[name], 4),
+                    megabytes=round(files[name].stat().st_size / 1e6, 3),
+                    largest_difference=differences[name],
+                    ndcg_lost=None if lost is None else round(lost, 5),
+                )
             )
-        shipped = choose(list(found.values()))
-        file = files[shipped.form, shipped.precision]
+        shipped = choose(found)
+        file = files[f"{shipped.form} {shipped.precision}"]
         shutil.copyfile(file, folder / f"ranker{file.suffix}")
     if shipped.precision == "int8":
         _tolerate(folder, 2 * shipped.largest_difference)
-    rows = [asdict(each) | {"agrees": each.agrees, "ships": each is shipped} for each in sorted(found.values(), key=lambda each: each.milliseconds)]
+    rows = [asdict(each) | {"agrees": each.agrees, "ships": each is shipped} for each in sorted(found, key=lambda each: each.milliseconds)]
     for row in rows:
-        say(_in_words(row))
+        say(_in_words(row, unmeasured))
     return rows
 
 
@@ -93,14 +110,14 @@ def choose(rankers: list[Measured]) -> Measured:
     """Return the one that ships.
 
     Raises:
-        ExportFailed: no float32 ranker agrees, so the graph itself was converted wrongly.
+        ExportFailed: no float32 ranker could be made, or none agrees, so the graph itself was converted wrongly.
     """
     exact = [each for each in rankers if each.precision == "float32" and each.agrees]
     if not exact:
         differences = ", ".join(f"{each.form} {each.largest_difference:.3g}" for each in rankers if each.precision == "float32")
         raise ExportFailed(
-            f"The exported rankers differ from the SavedModel on golden requests by more than {GOLDEN_TOLERANCE}: {differences}. Nothing was exported and what "
-            "is live stays live; look at which versions of TensorFlow, LiteRT and ONNX Runtime are installed."
+            f"No float32 ranker gives the SavedModel's scores on golden requests. Differences (allowed: {GOLDEN_TOLERANCE}): {differences or 'none was made'}. "
+            "Nothing was exported and what is live stays live; look at which versions of TensorFlow, LiteRT and ONNX Runtime are installed."
         )
     fastest = min(exact, key=lambda each: each.milliseconds)
     small = [each for each in rankers if each.precision == "int8" and each.agrees and each.milliseconds * INT8_FASTER <= fastest.milliseconds]
@@ -134,18 +151,12 @@ def ndcg(scores: Scores) -> float:
     return float(ranks_of(scores, np.zeros(len(scores), np.int64)).gains()["NDCG@10"].mean())
 
 
-def convert(model: Any, vectors: npt.NDArray[np.float32], folder: Path) -> dict[tuple[str, str], Path]:
-    """Write each ranker; return their files by form and precision."""
-    files = {(form, precision): folder / f"{precision}.{suffix}" for form, suffix in SUFFIX.items() for precision in ("float32", "int8")}
-    frozen = freeze(model, vectors)
-    for precision in ("float32", "int8"):
-        write_litert(frozen, files["LiteRT", precision], int8=precision == "int8")
-    logging.disable(logging.WARNING)  # advice about TensorFlow 1, and to optimise before what ONNX Runtime optimises when it loads it
-    try:
-        _write_onnx(frozen, files["ONNX", "float32"], files["ONNX", "int8"])
-    finally:
-        logging.disable(logging.NOTSET)
-    return files
+def convert(frozen: Any, form: RankerForm, folder: Path) -> Path:
+    """Write a graph in one form into the graph's own folder, which keeps what the forms share; return the file."""
+    engine, precision = form.split()
+    path = folder / f"{precision}.{SUFFIX[engine]}"
+    (_write_litert if engine == "LiteRT" else _write_onnx)(frozen, path, int8=precision == "int8")
+    return path
 
 
 def freeze(model: Any, vectors: npt.NDArray[np.float32]) -> Any:
@@ -158,28 +169,41 @@ def freeze(model: Any, vectors: npt.NDArray[np.float32]) -> Any:
     return convert_variables_to_constants_v2(tf.function(Served(model, tf.constant(vectors)).rank).get_concrete_function(**rank_inputs(1)))
 
 
-def write_litert(frozen: Any, path: Path, *, int8: bool = False) -> None:
+def _write_litert(frozen: Any, path: Path, *, int8: bool) -> None:
     import tensorflow as tf
 
     from training.served import rank_inputs
 
-    names = _names(frozen)
-    single = tf.function(lambda **inputs: {RANK_OUTPUT: frozen(*(inputs[name] for name in names))[0]}).get_concrete_function(**rank_inputs(1))
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        tf.saved_model.save(tf.Module(), aside, signatures={SIGNATURE: single})
-        converter = tf.lite.TFLiteConverter.from_saved_model(aside, signature_keys=[SIGNATURE])
-        converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
-        path.write_bytes(converter.convert())
+    names, saved = _names(frozen), path.with_name("saved_model")
+    if not saved.is_dir():
+        single = tf.function(lambda **inputs: {RANK_OUTPUT: frozen(*(inputs[name] for name in names))[0]}).get_concrete_function(**rank_inputs(1))
+        tf.saved_model.save(tf.Module(), str(saved), signatures={SIGNATURE: single})
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved), signature_keys=[SIGNATURE])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if int8 else []
+    path.write_bytes(converter.convert())
 
 
 def _names(frozen: Any) -> list[str]:
     return [tensor.name.split(":")[0] for tensor in frozen.inputs]
 
 
-def _write_onnx(frozen: Any, float32: Path, int8: Path) -> None:
+def _write_onnx(frozen: Any, path: Path, *, int8: bool) -> None:
+    exact = path.with_name(f"float32{path.suffix}")
+    logging.disable(logging.WARNING)  # advice about TensorFlow 1, and to optimise before what ONNX Runtime optimises when it loads it
+    try:
+        if not exact.is_file():
+            _write_exact_onnx(frozen, exact)
+        if int8:
+            from onnxruntime.quantization import quantize_dynamic
+
+            quantize_dynamic(exact, path)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _write_exact_onnx(frozen: Any, path: Path) -> None:
     import onnx
     import tf2onnx
-    from onnxruntime.quantization import quantize_dynamic
 
     def log1p(context: Any, node: Any, name: str, _arguments: Any) -> None:  # ONNX has no such operator
         one = context.make_const(f"{name}_one", np.float32(1))
@@ -195,8 +219,7 @@ def _write_onnx(frozen: Any, float32: Path, int8: Path) -> None:
         custom_op_handlers={"Log1p": (log1p, [])},
         tensors_to_rename=renamed,
     )
-    onnx.save(graph, float32)
-    quantize_dynamic(float32, int8)
+    onnx.save(graph, path)
 
 
 def race(rankers: dict[Any, Ranker], requests: Inputs) -> dict[Any, float]:
@@ -227,8 +250,8 @@ def _tolerate(folder: Path, difference: float) -> None:
     path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | {"ranker_tolerance": difference}))
 
 
-def _in_words(row: dict[str, Any]) -> str:
-    lost = "NDCG@10 not measured" if row["ndcg_lost"] is None else f"gives up {row['ndcg_lost']:.2%} of NDCG@10"
+def _in_words(row: dict[str, Any], unmeasured: str) -> str:
+    lost = f"NDCG@10 not measured ({unmeasured})" if row["ndcg_lost"] is None else f"gives up {row['ndcg_lost']:.2%} of NDCG@10"
     verdict = "ships" if row["ships"] else "agrees" if row["agrees"] else "NOT shown to agree"
     size = f"{row['milliseconds']:.3f} ms, {row['megabytes']:.2f} MB"
     return f"ranker {row['form']} {row['precision']}: {size}, {lost}, scores differ by at most {row['largest_difference']:.2g}: {verdict}"

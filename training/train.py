@@ -139,7 +139,7 @@ def _finish(
     folder.mkdir()
     export.export(model, words, shop, folder, settings.training.seed)
     warm_start.keep(model, prepared.features, folder)
-    shipped = rankers.ship(model, folder, prepared, say)
+    shipped = rankers.ship(model, folder, prepared, settings.training.rankers, say)
     measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)

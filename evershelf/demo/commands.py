@@ -117,6 +117,7 @@ def _use(home: Path, shop: str, more: Mapping[str, str]) -> Settings:
         "EVERSHELF_PROMOTION__MAX_SLOW_RATIO": "0.25",
         "EVERSHELF_PROMOTION__MIN_STAGE": "PT10S",
         "EVERSHELF_PROMOTION__STAGE_TIMEOUT": "PT90S",
+        "EVERSHELF_TRAINING__RANKERS": '["LiteRT float32"]',  # the other forms are no part of what it shows
         **more,
     }
     environment = clean_environment(chosen)

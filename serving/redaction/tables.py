@@ -182,6 +182,7 @@ def redact_files(run: Redaction) -> None:
             path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of the bytes before
             run.removed[place] += kept.count(False)
     drop_abandoned(run.settings.home)  # where snapshots are built
+    drop_abandoned(run.settings.home / "training")  # what only measures trains aside
     for work in (run.settings.home / "training").glob("[!.]*/"):
         with suppress(Timeout), FileLock(work.with_suffix(".lock"), timeout=0):
             shutil.rmtree(work)

@@ -25,6 +25,7 @@ SMALL = {
     "EVERSHELF_TRAINING__BLOCKS": "1",
     "EVERSHELF_TRAINING__HEADS": "1",
     "EVERSHELF_TRAINING__VALIDATION_DAYS": "1",
+    "EVERSHELF_TRAINING__RANKERS": '["LiteRT float32"]',
     "EVERSHELF_TRAINING__MIN_NDCG_OVER_POPULAR": "0",  # three tiny days teach nothing; whether it is good is not the question here
     "EVERSHELF_GATEWAY__SHIP_INTERVAL": "PT1S",
 }

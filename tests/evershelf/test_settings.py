@@ -27,6 +27,8 @@ def test_environment_wins_over_the_file(home: Path, tmp_path: Path, monkeypatch:
         ("EVERSHELF_PROMOTION__SHARES", "[0.1, 2]", ["promotion.shares.1", "2", "less than 1"]),
         ("EVERSHELF_PROMOTION__SHARES", "[]", ["promotion.shares", "at least 1"]),
         ("EVERSHELF_PROMOTION__SHARES", "[0.5, 0.1]", ["promotion.shares", "0.5", "must grow from stage to stage"]),
+        ("EVERSHELF_TRAINING__WIDTH", "15", ["training", "width, 15, must be a multiple of heads, 2"]),
+        ("EVERSHELF_TRAINING__RANKERS", '["LiteRT int8"]', ["training.rankers", "must name a float32 form"]),
         ("EVERSHELF_REDIS__HOST", "redis.shop", ["redis", "set sentinels too", "[]"]),
         ("EVERSHELF_CONFIG", "/no/such/file.toml", ["EVERSHELF_CONFIG", "/no/such/file.toml"]),
     ],

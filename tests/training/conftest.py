@@ -97,6 +97,7 @@ class Installation:
     @property
     def environment(self) -> dict[str, str]:
         small = {"WIDTH": "16", "BLOCKS": "1", "EPOCHS": "3", "BATCH_SIZE": "8", "VALIDATION_DAYS": "1", "LEARNING_RATE": "0.01"}
+        small["RANKERS"] = '["LiteRT float32"]'  # test_rankers.py has all of them
         return (
             os.environ
             | {"EVERSHELF_HOME": str(self.home), "EVERSHELF_TELEMETRY__STATSD_PORT": "9"}

@@ -1,10 +1,22 @@
 """The choice of the ranker for one request."""
 
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 
+from evershelf.ranker import ranker_in
+from evershelf.settings import RankerForm, TrainingSettings, load_settings
+from training import examples, export, vocabulary
 from training.errors import ExportFailed
-from training.rankers import Measured, choose, ndcg
+from training.rankers import Measured, choose, ndcg, ship
+from training.sequence_file import read_sequences
+
+Ship = Callable[..., list[dict[str, Any]]]
 
 
 def measured(form: str, precision: str, milliseconds: float, *, difference: float = 1e-6, lost: float | None = 0.0) -> Measured:
@@ -39,3 +51,54 @@ def test_the_target_is_the_first_candidate_and_padding_is_behind_it() -> None:
     padding = np.finfo(np.float32).min
     scores = np.array([[3, 2, 1, padding], [1, 2, 3, padding]], np.float32)
     assert ndcg(scores) == pytest.approx((1 + 1 / np.log2(4)) / 2)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Callable[[int], examples.Examples]]:
+    """A model that has learned nothing, its folder, and examples with so many events that choose."""
+    from training.model import Ranker, Shape
+
+    place = tmp_path_factory.mktemp("exported")
+    (place / "walks.txt").write_text("\n".join(f"u{number} a b c d e f" for number in range(120)))
+    shop = read_sequences(place / "walks.txt")
+    words, features = vocabulary.build(shop)
+    model = Ranker(Shape(width=8, blocks=1, heads=2, dropout=0.0, words=len(words.words), categories=len(words.categories)), features)
+    (place / "model").mkdir()
+    export.export(model, words, shop, place / "model", seed=1)
+    return model, place / "model", lambda events: examples.prepare(shop, words, features, shop.first[1:][:events] - 1)
+
+
+@pytest.fixture
+def ship_it(exported: tuple[Any, Path, Callable[[int], examples.Examples]], tmp_path: Path) -> Ship:
+    """Ship some forms of a copy of it into `tmp_path / "model"`."""
+    model, folder, prepared = exported
+    shutil.copytree(folder, tmp_path / "model")
+    return lambda forms, said, events=120: ship(model, tmp_path / "model", prepared(events), forms, said.append)
+
+
+@pytest.mark.slow
+def test_every_form_is_tried_on_the_cpu_and_one_of_them_ships(ship_it: Ship, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_GATEWAY__ONNX_PROVIDERS", '["TensorrtExecutionProvider"]')  # of the gateways' hosts; not here
+    load_settings.cache_clear()
+    forms, said = TrainingSettings().rankers, list[str]()
+    found = ship_it(forms, said)
+    assert forms == get_args(RankerForm)
+    assert {f"{row['form']} {row['precision']}" for row in found} == set(forms)
+    assert [row["agrees"] for row in found if row["precision"] == "float32"] == [True, True]
+    assert all(row["ndcg_lost"] is not None for row in found)
+    (shipped,) = (row["form"] for row in found if row["ships"])
+    assert shipped == "LiteRT"  # three times as fast as the other one, so chance does not decide
+    assert len(said) == 4 and "ships" in " ".join(said)
+    ranker_in(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_form_that_cannot_be_made_is_left_out_and_named(ship_it: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)  # as where it is not installed
+    said = list[str]()
+    (row,) = ship_it(["ONNX float32", "LiteRT float32"], said, 3)
+    assert row["ships"] and row["form"] == "LiteRT"
+    assert said[0].startswith("ranker ONNX float32 is left out, it cannot be made or run here: ModuleNotFoundError")
+    assert "NDCG@10 not measured (3 events, 100 are needed)" in said[1]
+    with pytest.raises(ExportFailed, match="none was made"):
+        ship_it(["ONNX float32"], said)

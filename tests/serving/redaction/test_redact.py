@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import pkgutil
 import shutil
 import threading
@@ -109,6 +110,10 @@ def used(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     (model,) = (shop.home / "models").iterdir()
     pq.write_table(vectors, model / "user_vectors.parquet")
     (shop.home / "training" / "2026-03-01-0a0a0a0a").mkdir(parents=True)
+    killed = shop.home / "training" / f"{storage.ASIDE}killed"  # an `evershelf evaluate transfer`
+    killed.mkdir()
+    pq.write_table(vectors, killed / "user_vectors.parquet")
+    os.utime(killed, (0, 0))
     for user in (ANN_INSIDE, tiny.USERS[1]):
         overlay.write(overlay.folder(), overlay.Overlay(0.0, {}, {}, {user: overlay.encoded([("i01", 2, 0.0)])}))
     shop.promote(shop.first)
@@ -128,7 +133,7 @@ def _days(first: date, last: date) -> None:
 
 def test_nothing_of_a_forgotten_shopper_is_left_in_any_byte(used: Shop, tmp_path: Path) -> None:
     held = holding(used.home, ANN_INSIDE)
-    assert {Path(name).parts[0] for name in held} == {"landing", "lake", "candidates", "models", "snapshots", "overlays"}
+    assert {Path(name).parts[0] for name in held} == {"landing", "lake", "candidates", "models", "training", "snapshots", "overlays"}
     forgotten.add(tombstone(ANN_INSIDE))
     before = used.log.state()
     run = redact(print, _days)
