@@ -34,8 +34,8 @@ from training.train import fit
 
 PROTOCOL = (
     "Leave-one-out{described}: the last choice of each of {users} shoppers is foretold from all before it, ranking all {items} items but those of the history; "
-    "the choice before the last one chose epoch {epoch} and that in a blend of standard scores the second source counts {second:g} of 1, and the logarithm of how "
-    "often an item was chosen {popular:g} beside. 95 % intervals: bootstrap over shoppers."
+    "the choice before the last one chose epoch {epoch} and that in a blend of standard scores the second source counts {second:g} of 1, and the logarithm of "
+    "how often an item was chosen {popular:g} beside. 95 % intervals: bootstrap over shoppers."
 )
 # found on the validation choices of Amazon's Beauty; see docs/decisions/0011-the-second-source-is-a-local-regression.md
 RECIPE = {
