@@ -32,7 +32,10 @@ class Run:
 
             self._writer = EventFileWriter(str(self.folder))
             parameters = settings.training.model_dump(mode="json", exclude_none=True)
-            self._add(hparams_pb({**parameters, **{name: str(value) for name, value in about.items()}}, trial_id=model_id), 0)
+            simple = {
+                name: value if isinstance(value, str | int | float) else ", ".join(value) for name, value in parameters.items()
+            }  # TensorBoard has no lists
+            self._add(hparams_pb({**simple, **{name: str(value) for name, value in about.items()}}, trial_id=model_id), 0)
 
     def epoch(self, epoch: Mapping[str, Any]) -> None:
         """Track what the ranks told of an epoch."""
