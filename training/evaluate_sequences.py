@@ -34,8 +34,8 @@ from training.train import fit
 
 PROTOCOL = (
     "Leave-one-out{described}: the last choice of each of {users} shoppers is foretold from all before it, ranking all {items} items but those of the history; "
-    "the choice before the last one chose epoch {epoch} and that in a blend of standard scores the second source counts {second:g} of 1, and the logarithm of "
-    "how often an item was chosen {popular:g} beside. 95 % intervals: bootstrap over shoppers."
+    "the Transformer is the mean of {members} trainings. The choice before the last one chose their epochs {epochs}, and that in a blend of standard scores "
+    "the second source counts {second:g} of 1, and the logarithm of how often an item was chosen {popular:g} beside. 95 % intervals: bootstrap over shoppers."
 )
 # found on the validation choices of Amazon's Beauty; see docs/decisions/0011-the-second-source-is-a-local-regression.md
 RECIPE = {
@@ -51,8 +51,9 @@ RECIPE = {
     "averaging": 0.998,
 }
 WEIGHTS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3, 0.5, 1.0)  # of the second source
-POPULARITY = (0.0, 0.05, 0.1, 0.2)  # weights of the logarithm of how often an item was chosen, beside the two
-CHOOSING = 10_000  # at most so many shoppers choose the epoch and the weights
+POPULARITY = (0.0, 0.05, 0.1)  # weights of the logarithm of how often an item was chosen, beside the two
+MEMBERS = 2  # trainings that differ in their seeds alone
+CHOOSING = 6000  # at most so many shoppers choose the epoch and the weights
 BATCH = 1024
 STANDARD = "standard "
 
@@ -73,19 +74,26 @@ def evaluate(path: Path, settings: Settings, parameters: TrainingSettings, say: 
     work = settings.home / "training" / f"sequences-{_fingerprint(path, parameters)}"
     work.mkdir(parents=True, exist_ok=True)
     chooses = np.sort(np.random.default_rng(parameters.seed).permutation(last - 1)[:CHOOSING])
-    words, prepared = fit(path.name, parameters, shop, work, say, chooses=chooses)
-    model, epoch = loop.load_best(parameters, prepared, work)
-    folder = work / "model"
-    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
-    folder.mkdir()
-    export.export(model, words, shop, folder, parameters.seed)
+    members, epochs = [], []
+    for member in range(MEMBERS):
+        budget = parameters.budget and parameters.budget / MEMBERS
+        its, place = parameters.model_copy(update={"seed": parameters.seed + member, "budget": budget}), work / f"{member}"
+        place.mkdir(exist_ok=True)
+        words, prepared = fit(path.name, its, shop, place, say, chooses=chooses)
+        model, epoch = loop.load_best(its, prepared, place)
+        folder = place / "model"
+        shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
+        folder.mkdir()
+        export.export(model, words, shop, folder, its.seed)
+        members.append(Exported(folder))
+        epochs.append(str(epoch))
     say(f"trained and exported after {time.monotonic() - started:.0f} s; learning the second source")
 
     described = ", items described by their attributes" if any(shop.products.title) else ""
     sequences, count = Sequences.of(shop, words, until=np.inf), len(words.items)
     choices = np.flatnonzero((shop.time < shop.split) & (sequences.following == np.arange(len(shop.item))))
     sources = Sources(
-        exported=Exported(folder),
+        members=members,
         second=linear.fit(shop.shopper[choices], sequences.item[choices], count),
         neighbors=baselines.neighbors(shop, words.numbers_of(shop), count, half_life=np.inf),
         popular=np.bincount(sequences.item[shop.time < shop.split], minlength=count),
@@ -106,7 +114,9 @@ def evaluate(path: Path, settings: Settings, parameters: TrainingSettings, say: 
         "better_by": ranking.paired(ours, found, owners, parameters.seed),
         "slices": slices.means(ours.gains()["NDCG@10"], slices.of_events(last - shop.first[owners], sequences.item[last], sources.popular)),
         "validation": {f"{second:g} of the second source, {popular:g} of popularity": value for (second, popular), value in validated.items()},
-        "protocol": PROTOCOL.format(users=len(last), items=count - 1, epoch=epoch, second=weights[0], popular=weights[1], described=described),
+        "protocol": PROTOCOL.format(
+            members=MEMBERS, users=len(last), items=count - 1, epochs=" and ".join(epochs), second=weights[0], popular=weights[1], described=described
+        ),
         "users": len(last),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -114,14 +124,14 @@ def evaluate(path: Path, settings: Settings, parameters: TrainingSettings, say: 
 
 def _blended(second: float, popular: float) -> Blend:
     weights = {"transformer": np.float32(1 - second), "second_source": np.float32(second), "popular": np.float32(popular)}
-    return lambda parts: np.sum([weight * parts[STANDARD + name] for name, weight in weights.items() if weight], axis=0, dtype=np.float32)
+    return lambda parts: np.asarray(sum(weight * parts[STANDARD + name] for name, weight in weights.items() if weight), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """What can rank the items of one shop."""
 
-    exported: Exported
+    members: list[Exported]  # their mean is the Transformer's score
     second: Linear
     neighbors: Neighbors
     popular: npt.NDArray[np.integer[Any]]  # [items] choices to learn from
@@ -145,7 +155,7 @@ class Sources:
         inputs = self.sequences.histories(rows)
         history = inputs["history_items"].astype(np.int32)
         return {
-            "transformer": self.exported.user_vectors(inputs) @ self.exported.item_vectors.T,
+            "transformer": np.mean([member.user_vectors(inputs) @ member.item_vectors.T for member in self.members], axis=0),
             "second_source": self.second.scores(history),
             "item_knn": self.neighbors.scores(history),
             "popular": np.repeat(self.popular[None].astype(np.float32), len(rows), axis=0),
