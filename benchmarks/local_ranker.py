@@ -72,16 +72,14 @@ def _export(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Return a model's folder and what was found of each of its rankers."""
     from evershelf.progress import step
     from evershelf.settings import TrainingSettings
-    from training import export, loop, rankers
+    from training import export, rankers
     from training.sequence_file import read_sequences
     from training.train import fit
 
     write_walks(folder / "walks.txt", shoppers=1000)
     shop, parameters = read_sequences(folder / "walks.txt"), TrainingSettings.model_validate(PARAMETERS)
     words, prepared = fit("walks", parameters, shop, folder, step, chooses=shop.first[1:101] - 2)
-    (folder / "model").mkdir()
-    model, _ = loop.load_best(parameters, prepared, folder)
-    export.export(model, words, shop, folder / "model", seed=1)
+    model, _ = export.export_best(parameters, prepared, folder, words, shop, folder / "model")
     return folder / "model", rankers.ship(model, folder / "model", prepared, parameters.rankers, step)
 
 

@@ -72,11 +72,11 @@ class Hybrid:
 
     def fits(self, text: str, limit: int) -> tuple[Numbers, Floats]:
         """Return the numbers of the first items by words, at most `limit`, and of the nearest ones by meaning, at most NEAREST; and [items, FITS] of them."""
+        if not (spoken := words(text)):
+            return np.empty(0, np.uint32), np.empty((0, len(FITS)), np.float32)
         by_words, lexical = self._lexical.search(text, limit)
-        if not words(text):
-            return by_words, np.empty((0, len(FITS)), np.float32)
         read_as = self._lexical.corrected(text)
-        query = self._encoder.vector(" ".join(read_as.get(word, word) for word in words(text)) if read_as else text)
+        query = self._encoder.vector(" ".join(read_as.get(word, word) for word in spoken) if read_as else text)
         near, cosine = self._vectors.nearest(query, min(limit, NEAREST))
         near = near[(cosine >= _LEAST) & ~np.isin(near, by_words)]
         numbers = np.concatenate([by_words, near])

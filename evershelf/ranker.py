@@ -27,9 +27,18 @@ def ranker_in(folder: Path) -> Ranker:
         OSError: there is none.
         ValueError: it cannot be loaded, or is not called as evershelf/contracts/model.py says.
     """
+    return open_ranker(ranker_file(folder))
+
+
+def ranker_file(folder: Path) -> Path:
+    """Return the file of the ranker of a model or a snapshot.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     for name in RANKERS:
         if (folder / name).is_file():
-            return open_ranker(folder / name)
+            return folder / name
     raise FileNotFoundError(f"there is no {' and no '.join(RANKERS)}")
 
 

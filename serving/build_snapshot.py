@@ -29,13 +29,14 @@ import pyarrow.dataset as ds
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import CANDIDATE_LISTS
-from evershelf.contracts.model import RANKERS, TEXT_ENCODER
+from evershelf.contracts.model import TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, SEARCH, STORE, VECTORS, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
 from evershelf.hybrid import SEARCHED, WEIGHTS, item_text
 from evershelf.lexical import read_synonyms, write_lexical
 from evershelf.progress import step
+from evershelf.ranker import ranker_file
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at, at_hand, glob, remove
 from evershelf.telemetry import SNAPSHOT_BUILD_SECONDS, metrics
@@ -119,7 +120,7 @@ def build_snapshot(candidates_id: str | None = None) -> str:
             if settings.by_meaning and _by_meaning(trained / TEXT_ENCODER):
                 _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
             shutil.copytree(trained / "saved_model", content / MODEL)
-            ranker = next((name for name in RANKERS if (trained / name).is_file()), RANKERS[0])
+            ranker = ranker_file(trained).name
             for source, name in ((ranker, ranker), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
                 shutil.copyfile(trained / source, content / name)
         snapshot_id = snapshot.seal(

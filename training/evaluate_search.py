@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from evershelf import hybrid
 from evershelf.lexical import Lexical, write_lexical
 from evershelf.progress import Say
 from evershelf.text_encoder import TextEncoder
+from evershelf.vectors import embed
 from training import ranking, search_ranking
 from training.search_files import Catalogue, read_catalogue, read_judgments
 from training.search_ranking import Asked
@@ -52,9 +53,9 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
         say(f"{unknown} judgments are of products that are not in the catalogue; they are left out")
     say(f"{len(catalogue.ids)} products, {len(judged.queries)} queries with a relevant one")
     described = [hybrid.item_text(*pair) for pair in zip(catalogue.texts["title"], catalogue.texts["description"], strict=True)]
-    embed = TextEncoder(converted(encoder), threads=len(os.sched_getaffinity(0)))
-    vectors = embed.vectors(described, _progress(len(described), say))
-    queries = embed.vectors(judged.queries)
+    opened = TextEncoder(converted(encoder), threads=len(os.sched_getaffinity(0)))
+    vectors = embed(described, opened, [], say)
+    queries = opened.vectors(judged.queries)
     say(f"embedded after {time.monotonic() - started:.0f} s")
     texts = _everything(catalogue)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,19 +77,6 @@ def evaluate(products: Path, judgments: Path, encoder: Path | None, seed: int, s
         "queries": len(asked),
         "seconds": round(time.monotonic() - started, 1),
     }
-
-
-def _progress(count: int, say: Say) -> Callable[[int], None]:
-    """Return what says after each tenth how many products are done."""
-    told = 0
-
-    def report(done: int) -> None:
-        nonlocal told
-        if 10 * done // count > told:
-            told = 10 * done // count
-            say(f"embedded {done} of {count} products")
-
-    return report
 
 
 def _everything(catalogue: Catalogue) -> list[str]:

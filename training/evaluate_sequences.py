@@ -23,7 +23,7 @@ import numpy.typing as npt
 from evershelf.progress import Say
 from evershelf.settings import Settings, TrainingSettings
 from evershelf.version import code_version
-from training import baselines, export, linear, loop, ranking, slices
+from training import baselines, export, linear, ranking, slices
 from training.baselines import Neighbors
 from training.examples import Sequences
 from training.exported import Exported
@@ -80,12 +80,8 @@ def evaluate(path: Path, settings: Settings, parameters: TrainingSettings, say: 
         its, place = parameters.model_copy(update={"seed": parameters.seed + member, "budget": budget}), work / f"{member}"
         place.mkdir(exist_ok=True)
         words, prepared = fit(path.name, its, shop, place, say, chooses=chooses)
-        model, epoch = loop.load_best(its, prepared, place)
-        folder = place / "model"
-        shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
-        folder.mkdir()
-        export.export(model, words, shop, folder, its.seed)
-        members.append(Exported(folder))
+        _, epoch = export.export_best(its, prepared, place, words, shop, place / "model")
+        members.append(Exported(place / "model"))
         epochs.append(str(epoch))
     say(f"trained and exported after {time.monotonic() - started:.0f} s; learning the second source")
 

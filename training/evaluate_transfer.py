@@ -18,7 +18,7 @@ import numpy as np
 from evershelf.progress import Say
 from evershelf.settings import Settings
 from evershelf.storage import ASIDE
-from training import data, export, loop, ranking, warm_start
+from training import data, export, ranking, warm_start
 from training.data import Shop
 from training.errors import NotEnoughData
 from training.evaluation import Measured
@@ -106,9 +106,7 @@ def _measure(settings: Settings, shop: Shop, begins: warm_start.Chosen | None, s
     work = Path(tempfile.mkdtemp(prefix=ASIDE, dir=at))
     try:
         words, prepared = fit("transfer", parameters, shop, work, say, begins=begins)
-        model, _ = loop.load_best(parameters, prepared, work)
-        (work / "model").mkdir()
-        export.export(model, words, shop, work / "model", parameters.seed)
+        export.export_best(parameters, prepared, work, words, shop, work / "model")
         return measured(work / "model", shop, seed=parameters.seed, candidates=settings.candidates)
     finally:
         shutil.rmtree(work)

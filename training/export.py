@@ -1,5 +1,6 @@
 """Write a trained model as evershelf/contracts/model.py describes it; training/rankers.py adds the ranker for one request."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evershelf.contracts.model import HISTORY_LENGTH, MODEL_NAME, RANK_INPUTS, RANKED_CANDIDATES, SIGNATURE
+from evershelf.settings import TrainingSettings
+from evershelf.storage import Place
+from training import loop
 from training.data import ACTIONS, Shop
 from training.errors import ExportFailed
-from training.examples import Sequences
+from training.examples import Examples, Sequences
 from training.exported import BATCH, Exported
 from training.vocabulary import Vocabulary
 
@@ -41,6 +45,19 @@ def export(model: Any, vocabulary: Vocabulary, shop: Shop, folder: Path, seed: i
     ]
     (folder / "golden.json").write_bytes(msgspec.json.encode({"requests": requests}))
     _write_user_vectors(exported, shop, folder / "user_vectors.parquet")
+
+
+def export_best(parameters: TrainingSettings, examples: Examples, kept: Place, vocabulary: Vocabulary, shop: Shop, folder: Path) -> tuple[Any, int]:
+    """Export the best epoch of a training, from where it was kept, into a folder that is made anew; return its model, and that epoch (from 1).
+
+    Raises:
+        ExportFailed: as `export`.
+    """
+    model, epoch = loop.load_best(parameters, examples, kept)
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
+    folder.mkdir()
+    export(model, vocabulary, shop, folder, parameters.seed)
+    return model, epoch
 
 
 def golden_requests(vocabulary: Vocabulary, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:

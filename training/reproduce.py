@@ -71,7 +71,7 @@ def reproduce(settings: Settings, name: str, say: Say) -> dict[str, Any]:
         CannotReproduce: there is no such model, or its lineage cannot be replayed.
         TrainingError: the training itself failed.
     """
-    from training import evaluation, export, loop, warm_start
+    from training import evaluation, export, warm_start
 
     original = find(settings, name)
     parameters, shop = replay(settings, original)
@@ -83,10 +83,8 @@ def reproduce(settings: Settings, name: str, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home / "training") as aside:
         work, made = Path(aside, "work"), Path(aside, "model")
         work.mkdir()
-        made.mkdir()
         words, prepared = fit(original.model_id, parameters, shop, work, say, begins=begins)
-        model, _ = loop.load_best(parameters, prepared, work)
-        export.export(model, words, shop, made, parameters.seed)
+        export.export_best(parameters, prepared, work, words, shop, made)
         return compare(original, made, evaluation.evaluate(made, shop, seed=parameters.seed, candidates=settings.candidates).report)
 
 

@@ -131,13 +131,10 @@ def _finish(
     started: float,
 ) -> dict[str, Any]:
     """Export, evaluate and bless; return what evaluation.json holds."""
-    from training import blessing, evaluation, export, loop, rankers, search_clicks, warm_start
+    from training import blessing, evaluation, export, rankers, search_clicks, warm_start
 
-    model, epoch = loop.load_best(settings.training, prepared, kept)
     folder = work / "model"
-    shutil.rmtree(folder, ignore_errors=True)  # of an export that was interrupted
-    folder.mkdir()
-    export.export(model, words, shop, folder, settings.training.seed)
+    model, epoch = export.export_best(settings.training, prepared, kept, words, shop, folder)
     warm_start.keep(model, prepared.features, folder)
     shipped = rankers.ship(model, folder, prepared, settings.training.rankers, say)
     measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)

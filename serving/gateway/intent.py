@@ -54,6 +54,7 @@ _LANGUAGES = {
     ),
 }
 _NEITHER = _Words("(?!)", "(?!)", "(?!)", "(?!)", "(?!)", (), "(?!)", "(?!)")  # of a language whose words are not known, signs and currencies are
+_DOLLARS = ("USD", "CAD", "AUD", "NZD", "SGD", "HKD")
 _CURRENCIES = {
     "€": ("EUR",),
     "eur": ("EUR",),
@@ -63,10 +64,10 @@ _CURRENCIES = {
     "gbp": ("GBP",),
     "pound": ("GBP",),
     "pounds": ("GBP",),
-    "$": ("USD", "CAD", "AUD", "NZD", "SGD", "HKD"),
+    "$": _DOLLARS,
     "usd": ("USD",),
-    "dollar": ("USD", "CAD", "AUD", "NZD", "SGD", "HKD"),
-    "dollars": ("USD", "CAD", "AUD", "NZD", "SGD", "HKD"),
+    "dollar": _DOLLARS,
+    "dollars": _DOLLARS,
     "chf": ("CHF",),
     "franken": ("CHF",),
 }

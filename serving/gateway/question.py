@@ -255,7 +255,7 @@ class Question:
         found = self.store.popular(category)
         return found.numbers() if found else None
 
-    @property
+    @cached_property
     def _likeliest_category(self) -> str:
         if self.category:
             return self.category

@@ -23,11 +23,8 @@ INDEX = np.dtype("<i4")
 BY_ID, ITEMS_BY_NUMBER, WORDS, COLUMNS = b"by_id", b"items", b"words", b"columns"
 COLUMN_VOCABULARY, COLUMN_IN_STOCK, COLUMN_CATEGORY = b"vocabulary", b"in_stock", b"category"
 COLUMN_PRICE, COLUMN_CURRENCY = b"price", b"currency"
-CATEGORIES, CURRENCIES, ACTIONS = (
-    b"categories",
-    b"currencies",
-    b"actions",
-)  # the texts behind COLUMN_CATEGORY and COLUMN_CURRENCY; the model's index of each of EVENT_TYPES, 0 when it has none
+CATEGORIES, CURRENCIES = b"categories", b"currencies"  # the texts behind COLUMN_CATEGORY and COLUMN_CURRENCY
+ACTIONS = b"actions"  # the model's index of each of EVENT_TYPES, 0 when it has none
 HIDE_SEEN = b"hide_seen"  # whether recommendations leave out all that the shopper has chosen before (true) or only the newest of it
 
 SEPARATOR = " > "  # between the parts of a category path
