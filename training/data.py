@@ -3,9 +3,10 @@
 Shoppers without an account are sequences of their own session. Impressions are left out: the full softmax already pushes down every other item.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 
 from evershelf import lake
 from evershelf.contracts import TRANSACTION_CLASSES
-from evershelf.settings import TrainingSettings
+from evershelf.intent import searched_for
+from evershelf.settings import TrainingSettings, load_settings
 from evershelf.text import normalized_query
 from training.errors import NotEnoughData
 
@@ -104,7 +106,9 @@ def read_shop(settings: TrainingSettings, versions: dict[str, int] | None = None
         version=versions["events"],
     )
     products = lake.read("products", columns=["item_id", "title", "brand", "category_path", "price", "valid_from"], version=versions["products"])
-    return assemble(events, products, _read_orders(since, versions), split_day=split_day, data_as_of=data_as_of, versions=versions)
+    whole = load_settings()
+    asked = partial(searched_for, language=whole.search.language, currencies=whole.shop.currencies)
+    return assemble(events, products, _read_orders(since, versions), split_day=split_day, data_as_of=data_as_of, versions=versions, asked=asked)
 
 
 def _newest_day(version: int) -> date:
@@ -122,8 +126,20 @@ def _read_orders(since: date, versions: dict[str, int]) -> pa.Table:
     return lake.read("orders", columns=columns, filters=[("dt", ">=", since)], version=versions["orders"])
 
 
-def assemble(events: pa.Table, products: pa.Table, orders: pa.Table, *, split_day: date, data_as_of: date, versions: dict[str, int]) -> Shop:
+def assemble(
+    events: pa.Table,
+    products: pa.Table,
+    orders: pa.Table,
+    *,
+    split_day: date,
+    data_as_of: date,
+    versions: dict[str, int],
+    asked: Callable[[str], str] = normalized_query,
+) -> Shop:
     """Turn the lake's rows into a Shop.
+
+    Args:
+        asked: returns what of a query is searched for, normalised.
 
     Raises:
         NotEnoughData: there are no interactions before or after the time split.
@@ -132,7 +148,7 @@ def assemble(events: pa.Table, products: pa.Table, orders: pa.Table, *, split_da
     events = events.append_column("shopper", pc.coalesce(events["user_id"], guest)).append_column("known", pc.is_valid(events["user_id"]))
     events = events.filter(pc.is_valid(events["shopper"])).sort_by([("shopper", "ascending"), ("event_time", "ascending"), ("event_id", "ascending")])
     # a search without an item is no interaction: it gives its words to the interaction that follows it
-    texts, searching = _following_queries(events)
+    texts, searching = _following_queries(events, asked)
     keep = np.asarray(pc.and_(pc.not_equal(events["type"], "search"), pc.is_valid(events["item_id"])))
     events, searching = events.filter(pa.array(keep)), searching[keep]
 
@@ -169,13 +185,13 @@ def assemble(events: pa.Table, products: pa.Table, orders: pa.Table, *, split_da
     )
 
 
-def _following_queries(events: pa.Table) -> tuple[list[str], Ints]:
+def _following_queries(events: pa.Table, asked: Callable[[str], str]) -> tuple[list[str], Ints]:
     """Return normalised queries, '' first, and per row the one that led to it: its own, else that of a search just before it in the same session, else ''."""
-    asked = pc.fill_null(events["query"], "").combine_chunks().dictionary_encode()
-    normalized = [normalized_query(text) for text in asked.dictionary.to_pylist()]
+    typed = pc.fill_null(events["query"], "").combine_chunks().dictionary_encode()
+    normalized = [asked(text) for text in typed.dictionary.to_pylist()]
     texts = sorted({"", *normalized})
     code = {text: index for index, text in enumerate(texts)}
-    own = np.array([code[text] for text in normalized], np.int32)[np.asarray(asked.indices)]
+    own = np.array([code[text] for text in normalized], np.int32)[np.asarray(typed.indices)]
     search = np.asarray(pc.equal(events["type"], "search"))
     session = np.asarray(pc.fill_null(events["session_id"].combine_chunks().dictionary_encode().indices, -1))
     before = np.zeros_like(own)

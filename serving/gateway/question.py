@@ -13,10 +13,10 @@ import numpy.typing as npt
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import RECENCY, RECENT
 from evershelf.contracts.model import HISTORY_LENGTH, QUERY_WORDS, RANK_INPUTS, RANKED_CANDIDATES
+from evershelf.intent import Wanted, understand
 from evershelf.text import normalized_query, words
 from serving.gateway.addition import Addition
 from serving.gateway.answers import Understood
-from serving.gateway.intent import Wanted, understand
 from serving.stores.layout import ACTION, NUMBER, SECONDS, Floats, ItemList, Numbers, UserLists, parents
 from serving.stores.snapshot_store import SnapshotStore
 

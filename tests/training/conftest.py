@@ -57,7 +57,7 @@ def make_lake(lake: Path, *, days: int = 4, shoppers: int = 40, items: int = 24,
             for step in range(int(random.integers(3, 7))):
                 item = {"item_id": f"item-{at:03}"} | common
                 if step == 0:
-                    events.append(event(len(events), when, "search", query=f"{COLOURS[at % 4]} thing", **common))
+                    events.append(event(len(events), when, "search", query=f"{COLOURS[at % 4]} thing{' under 30' * (shopper % 2)}", **common))
                 for kind in ("click", "view")[: 1 + int(random.integers(2))]:
                     when += timedelta(seconds=40)
                     events.append(event(len(events), when, kind, **item))

@@ -144,6 +144,11 @@ def test_a_search_gives_its_words_to_the_next_interaction_of_the_same_session_on
     assert [shop.queries[query] for query in shop.query] == ["red lamp", "", "", ""]
 
 
+def test_a_model_learns_from_what_is_searched_for_without_the_price_as_it_is_told_when_it_ranks(shop_lake: Path) -> None:
+    shop = data.read_shop(TrainingSettings(validation_days=1))
+    assert set(shop.queries) == {"", *(f"{colour} thing" for colour in ("red", "green", "blue", "white"))}
+
+
 def test_the_next_item_is_the_next_other_item() -> None:
     shop = shop_of(
         {"a": [(0, "click", "i1", None), (1, "view", "i1", None), (2, "cart", "i2", None), (TOMORROW, "view", "i2", None)], "b": [(0, "click", "i1", None)]}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.gateway.intent import Wanted, understand
+from evershelf.intent import Wanted, understand
 
 CURRENCIES = ("GBP", "EUR", "USD")
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from functools import cache
 from typing import NamedTuple
 
-from evershelf.text import UNITS
+from evershelf.text import UNITS, normalized_query
 
 
 class _Words(NamedTuple):
@@ -106,6 +106,11 @@ def understand(text: str, language: str, currencies: Collection[str]) -> Wanted:
                 wanted = read
                 break  # one of each kind: a second one is not read as a price
     return wanted._replace(text=" ".join(wanted.text.split())) if wanted.priced else wanted
+
+
+def searched_for(text: str | None, language: str, currencies: Collection[str]) -> str:
+    """Return what a query searches for besides a price, in the form of `normalized_query`: what a model learns from and is told."""
+    return normalized_query(understand(text or "", language, currencies).text)
 
 
 def _price(found: re.Match[str], wanted: Wanted, currencies: Collection[str]) -> Wanted | None:
