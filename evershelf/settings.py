@@ -157,6 +157,7 @@ class TrainingSettings(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 0.003  # for 32 sequences in a step over all ranks; it grows with the square root of their number
     compression: Literal["none", "fp16"] = "none"  # of the gradients on their way between ranks: half of the traffic, a little noise
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of matrix products: bfloat16 on CPUs that have it, float16 on GPUs
     checkpoint_steps: Positive = 1000  # within an epoch; a training that was interrupted goes on from the last one
     restarts: Annotated[int, Field(ge=0)] = 3  # of the ranks from the checkpoint when one is lost or hangs, without an epoch finished in between
     hangs_after: timedelta = timedelta(minutes=5)  # without a step of any rank

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place, at, replace
-from training import warm_start
+from training import precision, warm_start
 from training.errors import LossDiverged
 from training.examples import Examples
 from training.feed import Feed, Step
@@ -54,6 +54,8 @@ def train(work: Path) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     settings = TrainingSettings.model_validate_json((work / PARAMETERS).read_bytes())
+    if (said := precision.use(tf, settings.precision)) and hvd.rank() == 0:
+        print(json.dumps({"say": said}), flush=True)
     examples = Examples.load(work / EXAMPLES)
     keras.utils.set_random_seed(settings.seed)
     trainer = Trainer(settings, examples, at((work / KEPT_AT).read_text()), Pulse.of_rank(work / PULSE, hvd.rank()), hvd, tf, keras)
@@ -81,6 +83,7 @@ class Trainer:
         self.feed = Feed(examples, settings, rank=hvd.rank(), ranks=hvd.size())
         self.model = model = Ranker(shape_of(settings, examples), examples.features)
         self.optimizer = Adam(model.trainable_variables)
+        self.scale = scale = precision.LossScale(tf, keras, settings.precision)
         self.averages = [keras.Variable(variable.value, trainable=False) for variable in model.trainable_variables]
         self.epoch, self.best_epoch, self.best, self.seconds, self.done = 0, -1, -1.0, 0.0, 0.0
         self.step, self.spent, self.total = 0, 0.0, np.zeros(3)  # of the epoch that has begun; the total is rank 0's until the epoch ends
@@ -121,7 +124,7 @@ class Trainer:
         def step(shown: dict[str, Any], rate: Any) -> Any:
             with tf.GradientTape() as tape:
                 sums = tf.stack(losses(shown))
-                loss = tf.reduce_sum(sums / tf.maximum(shown["counts"], 1.0))
+                loss = scale.up(tf.reduce_sum(sums / tf.maximum(shown["counts"], 1.0)))
             variables = model.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables], unconnected_gradients="zero")
             rows: list[Any] = [None] * len(variables)
@@ -133,9 +136,10 @@ class Trainer:
             if hvd.size() > 1:
                 # DistributedGradientTape calls Variable.ref(), which Keras 3 no longer has
                 flat = hvd.allreduce(flat, op=hvd.Sum, name="gradients", compression=getattr(hvd.Compression, settings.compression))
+            flat = scale.down(flat)
             norm = tf.sqrt(2.0 * tf.nn.l2_loss(flat))
             parts = tf.split(flat * tf.minimum(1.0, CLIP / norm), tf.stack([tf.reduce_prod(shape) for shape in shapes]), num=len(shapes))
-            self.optimizer.apply(rate, [tf.reshape(*both) for both in zip(parts, shapes, strict=True)], rows)
+            norm = scale.step(norm, lambda: self.optimizer.apply(rate, [tf.reshape(*both) for both in zip(parts, shapes, strict=True)], rows))
             return tf.stack([sums[0], tf.cast(tf.math.count_nonzero(shown["integers"][2]), tf.float32), norm])
 
         @tf.function(input_signature=[scalar], autograph=False)  # type: ignore[untyped-decorator]
@@ -297,7 +301,7 @@ class Trainer:
         self.step, self.spent, self.total = int(state[4]), float(state[5]), state[6:] * (self.hvd.rank() == 0)
 
     def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.optimizer.variables, *self.averages]
+        return [*self.model.variables, *self.optimizer.variables, *self.scale.variables, *self.averages]
 
 
 def _cross_entropy(tf: Any, wanted: Any, logits: Any) -> Any:
