@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from evershelf.contracts.model import OWN_RANKER
 from evershelf.errors import StorageError
 from evershelf.settings import load_settings
 from evershelf.storage import ASIDE, Place, at
@@ -28,6 +29,13 @@ def model_folder(model_id: str) -> Place:
 def read_evaluation(model_id: str) -> dict[str, Any]:
     evaluation: dict[str, Any] = msgspec.json.decode((model_folder(model_id) / "evaluation.json").read_bytes())
     return evaluation
+
+
+def own_ranker(folder: Place) -> dict[str, str] | None:
+    """Return what evershelf/contracts/model.py says of a ranker that a shop brought; None for a model that ranks by itself, or is not finished."""
+    file = folder / "lineage.json"
+    found: dict[str, str] | None = msgspec.json.decode(file.read_bytes()).get(OWN_RANKER) if file.is_file() else None
+    return found
 
 
 def finished_models() -> list[str]:

@@ -41,6 +41,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     contracts: dict[str, int] = msgspec.field(default_factory=lambda: dict(READS_CONTRACTS))
 
+    def has(self, part: str) -> bool:
+        """Return whether there is a folder of this name."""
+        return any(name.startswith(f"{part}/") for name in self.files)
+
 
 def seal(content: Path, snapshots: Place, **about: Any) -> str:
     """Describe a finished folder in a manifest and put it in place as a new snapshot.

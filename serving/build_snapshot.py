@@ -29,7 +29,7 @@ import pyarrow.dataset as ds
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
 from evershelf.contracts.candidates import CANDIDATE_LISTS
-from evershelf.contracts.model import TEXT_ENCODER
+from evershelf.contracts.model import OWN_RANKER, TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
 from evershelf.contracts.snapshot import EVALUATION, GOLDEN, ITEMS, MODEL, SEARCH, STORE, VECTORS, VOCABULARY
 from evershelf.errors import CommandFailed, SnapshotDamaged
@@ -119,7 +119,8 @@ def build_snapshot(candidates_id: str | None = None) -> str:
             _write_items(content / ITEMS, products, vocabulary, hide_seen=bool(evaluation.get("mask_seen", False)))
             if settings.by_meaning and _by_meaning(trained / TEXT_ENCODER):
                 _write_vectors(content / VECTORS, trained / TEXT_ENCODER, snapshots, products)
-            shutil.copytree(trained / "saved_model", content / MODEL)
+            if OWN_RANKER not in whole_lineage["model"]:
+                shutil.copytree(trained / "saved_model", content / MODEL)
             ranker = ranker_file(trained).name
             for source, name in ((ranker, ranker), ("vocabulary.json", VOCABULARY), ("golden.json", GOLDEN), ("evaluation.json", EVALUATION)):
                 shutil.copyfile(trained / source, content / name)
@@ -362,6 +363,7 @@ def _model_card(model_id: str, evaluation: dict[str, Any], lineage: dict[str, An
         "heads": evaluation.get("heads", {}),
         "search": evaluation.get("search"),
         "rankers": evaluation.get("rankers", []),
+        OWN_RANKER: lineage["model"].get(OWN_RANKER),
         "fairness": {name: evaluation.get(name) for name in ("slices", "small_brands", "like_popular")},
         "limits": _LIMITS,
         "blessed": evaluation.get("blessed"),

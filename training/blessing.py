@@ -6,6 +6,7 @@ from evershelf.models import model_folder
 from evershelf.settings import CandidateSettings, TrainingSettings
 from evershelf.storage import Place, at_hand
 from training.data import Shop
+from training.errors import NotEnoughData
 from training.evaluation import Measured, evaluate
 from training.ranking import bootstrap
 
@@ -75,6 +76,19 @@ def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, c
         return f"{model_id} has learned from the days that would measure it"
     with at_hand(stored) as folder:
         return evaluate(folder, shop, seed=settings.seed, candidates=candidates)
+
+
+def check_unseen(stored: Place, model_id: str, shop: Shop, settings: TrainingSettings) -> None:
+    """Refuse a model that cannot be measured.
+
+    Raises:
+        NotEnoughData: it has learned from the validation days.
+    """
+    if trained_before(stored) > shop.split:
+        raise NotEnoughData(
+            f"Model {model_id} has learned from the last {settings.validation_days} days of the lake, so they cannot measure it. Nothing changed; "
+            "publish newer days, lower training.validation_days, or train a new model."
+        )
 
 
 def trained_before(folder: Place) -> float:

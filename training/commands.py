@@ -15,7 +15,6 @@ from evershelf.models import finished_models, model_folder, read_evaluation
 from evershelf.progress import step
 from evershelf.settings import load_settings
 from evershelf.storage import at_hand
-from training.errors import NotEnoughData
 from training.train import train_model
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on the last line.")
@@ -51,14 +50,31 @@ def train(ranks: int | None, original: str | None, full: bool, start_from: str |
     if ranks:
         settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
     model_id = train_model(settings, step, full=full, start_from=start_from)
-    evaluation = read_evaluation(model_id)
-    if as_json:
-        click.echo(json.dumps({"model_id": model_id, "blessed": evaluation["blessed"], "why": evaluation["why"], "metrics": evaluation["metrics"]}))
+    _report_model(model_id, as_json)
+
+
+@click.command("bring-ranker")
+@click.argument("ranker", required=False, type=click.Path(path_type=Path))
+@click.option("--golden", type=click.Path(path_type=Path), help="What --questions wrote, with `scores` beside the inputs of each request.")
+@click.option("--questions", type=click.Path(path_type=Path), help="Write the requests that are to be scored to this file, and do no more.")
+@click.option("--model", "model_id", help="Whose items and words it knows; default: the newest blessed model.")
+@AS_JSON
+def bring_ranker(ranker: Path | None, golden: Path | None, questions: Path | None, model_id: str | None, as_json: bool) -> None:
+    """Make a new model of RANKER, an ONNX file from any framework, and of what else its base has; measure it, and bless or refuse it.
+
+    The same file gives the same model id: one that is brought already is reported again.
+    """
+    from training import own_ranker
+
+    if bool(questions) == bool(ranker and golden) or bool(ranker) != bool(golden):
+        raise click.UsageError("Give either --questions FILE, or RANKER.onnx and --golden FILE.")
+    base = own_ranker.base_of(model_id)
+    if questions:
+        questions.write_text(json.dumps(own_ranker.questions(base)))
+        click.echo(f"Wrote the golden requests of {base.name}. {base / 'vocabulary.json'} says what their numbers mean.")
         return
-    click.echo(f"Model {model_id} is {'blessed' if evaluation['blessed'] else 'refused: what is live stays live'}.")
-    for reason in evaluation["why"]:
-        click.echo(f"  {reason}")
-    _print_figures(evaluation)
+    assert ranker and golden
+    _report_model(own_ranker.bring(load_settings(), ranker, golden, base, step), as_json)
 
 
 @click.command()
@@ -117,11 +133,7 @@ def evaluate_shop(model_id: str | None, as_json: bool) -> None:
     settings = load_settings()
     stored = model_folder(model_id or next(iter(finished_models()), "(none)"))
     shop = data.read_shop(settings.training)
-    if blessing.trained_before(stored) > shop.split:
-        raise NotEnoughData(
-            f"Model {stored.name} has learned from the last {settings.training.validation_days} days of the lake, so they cannot measure it. Nothing changed; "
-            "publish newer days, lower training.validation_days, or train a new model."
-        )
+    blessing.check_unseen(stored, stored.name, shop, settings.training)
     with at_hand(stored) as folder:
         found = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates).report
     reported = {name: found[name] for name in ("metrics", "interval95", "baselines", "slices", "small_brands", "like_popular", "protocol", "users", "seconds")}
@@ -184,6 +196,17 @@ def evaluate_search(products: Path, judgments: Path, as_json: bool) -> None:
 
     parameters = load_settings().training
     _report(search.evaluate(products, judgments, parameters.text_encoder, parameters.seed, step), as_json)
+
+
+def _report_model(model_id: str, as_json: bool) -> None:
+    evaluation = read_evaluation(model_id)
+    if as_json:
+        click.echo(json.dumps({"model_id": model_id} | {name: evaluation.get(name) for name in ("blessed", "why", "metrics", "rankers")}))
+        return
+    click.echo(f"Model {model_id} is {'blessed' if evaluation['blessed'] else 'refused: what is live stays live'}.")
+    for reason in evaluation["why"]:
+        click.echo(f"  {reason}")
+    _print_figures(evaluation)
 
 
 def _report_reproduction(found: dict[str, Any], as_json: bool) -> None:

@@ -8,6 +8,7 @@ EvershelfError
     ├── RankLost           Horovod ranks ended early again and again; the last checkpoint stays, the same command resumes from it
     ├── LossDiverged       the loss is not a number or grew; nothing was exported
     ├── ExportFailed       the exported rankers disagree; nothing was exported
+    ├── RankerRefused      a shop's own ranker does not agree, cannot be run or is too slow; nothing was brought
     └── CannotReproduce    a model's lineage cannot be replayed here; nothing was trained
 """
 
@@ -39,6 +40,10 @@ class LossDiverged(TrainingError):
 
 
 class ExportFailed(TrainingError):
+    pass
+
+
+class RankerRefused(TrainingError):
     pass
 
 

@@ -151,7 +151,7 @@ class Sources:
         inputs = self.sequences.histories(rows)
         history = inputs["history_items"].astype(np.int32)
         return {
-            "transformer": np.mean([member.user_vectors(inputs) @ member.item_vectors.T for member in self.members], axis=0),
+            "transformer": np.mean([member.catalogue(inputs) for member in self.members], axis=0),
             "second_source": self.second.scores(history),
             "item_knn": self.neighbors.scores(history),
             "popular": np.repeat(self.popular[None].astype(np.float32), len(rows), axis=0),

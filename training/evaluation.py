@@ -19,7 +19,7 @@ from training import baselines, clicks, examples, slices
 from training.baselines import Vectors
 from training.data import ACTIONS, Bools, Floats, Ints, Shop
 from training.examples import Sequences
-from training.exported import BATCH, Exported
+from training.exported import BATCH, Exported, opened
 from training.ranking import SHOWN, Ranks, intervals, ranks_of
 
 EVENTS = 4000  # a seeded sample of so many validation events is ranked
@@ -47,7 +47,7 @@ class Measured:
 def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettings) -> Measured:
     """Measure a model folder."""
     started = time.monotonic()
-    exported = Exported(folder)
+    exported = opened(folder)
     count = len(exported.vocabulary.items)
     numbers = exported.vocabulary.numbers_of(shop)
     sequences = Sequences.of(shop, exported.vocabulary, until=np.inf)
@@ -59,8 +59,7 @@ def evaluate(folder: Path, shop: Shop, *, seed: int, candidates: CandidateSettin
     rows = examples.validation_rows(shop, selection=False, most=EVENTS, seed=seed)
     inputs = sequences.histories(rows)
     history, target = inputs["history_items"].astype(np.int32), sequences.item[rows]
-    users = exported.user_vectors(inputs)
-    model_scores = users @ exported.item_vectors.T
+    model_scores = exported.catalogue(inputs)
     hide = _hidden(history, count, mask_seen)
     near = neighbors.scores(history)
     knn_scores = near + 1e-6 * popular / max(popular.max(), 1e-9)
@@ -129,7 +128,7 @@ def _mask_helps(exported: Exported, sequences: Sequences, rows: npt.NDArray[np.i
     """Whether leaving out the history ranks better, for the shoppers set aside for choosing: in some shops people come back for the same things."""
     inputs = sequences.histories(rows)
     history, count = inputs["history_items"].astype(np.int32), len(exported.item_vectors)
-    scores = exported.user_vectors(inputs) @ exported.item_vectors.T
+    scores = exported.catalogue(inputs)
     masked, plain = (
         ranks_of(np.where(_hidden(history, count, mask), -np.inf, scores), sequences.item[rows]).gains()["NDCG@10"].mean() for mask in (True, False)
     )
@@ -167,7 +166,7 @@ def _stored(
         some = owners[start : start + BATCH]
         inputs = sequences.states(last[some], shop.split)
         history = inputs["history_items"].astype(np.int32)
-        by_model = exported.user_vectors(inputs) @ exported.item_vectors.T
+        by_model = exported.user_vectors(inputs) @ exported.item_vectors.T  # as the candidates job does, whoever ranks
         near = neighbors.scores(history)
         fused = np.where(_hidden(history, neighbors.count, mask_seen), -np.inf, _reciprocal_ranks(by_model, most) + _reciprocal_ranks(near, 2 * most))
         lists |= dict(zip(some.tolist(), np.argsort(-fused, axis=1)[:, :most], strict=True))
@@ -239,7 +238,7 @@ def _worth_in_clicks(
         for name in ("history_items", "history_actions", "history_ages"):
             inputs[name] = np.where((ends > 0)[:, None], inputs[name], 0).astype(inputs[name].dtype)
         history = inputs["history_items"].astype(np.int32)
-        return history, exported.user_vectors(inputs) @ exported.item_vectors.T, neighbors.scores(history)
+        return history, exported.catalogue(inputs), neighbors.scores(history)
 
     def features(
         who: npt.NDArray[np.int32], history: npt.NDArray[np.int32], scores: Vectors, near: Vectors, row: npt.NDArray[np.int64], item: npt.NDArray[np.int32]
@@ -294,7 +293,7 @@ def _after_search_with_query(
     if not searched.any():
         return {}
     some = {name: array[searched] for name, array in inputs.items()} | {"query_words": sequences.query_words[shop.query[rows[searched]]]}
-    scores = np.where(hide[searched], -np.inf, exported.user_vectors(some) @ exported.item_vectors.T)
+    scores = np.where(hide[searched], -np.inf, exported.catalogue(some))
     gain = float(ranks_of(scores, target[searched]).gains()["NDCG@10"].mean())
     return {"after_search_with_query": {"events": int(searched.sum()), "NDCG@10": round(gain, 5)}}
 

@@ -61,14 +61,14 @@ def export_best(parameters: TrainingSettings, examples: Examples, kept: Place, v
 
 
 def golden_requests(vocabulary: Vocabulary, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:
-    """Return requests made of item numbers by a generator: no shopper's data. The first has no history, the last few have query words."""
+    """Return requests made of item numbers by a generator: no shopper's data. The first has no history, the last few query words, every other one padding."""
     random = np.random.default_rng(seed)
     requests = []
     for index in range(GOLDEN_REQUESTS):
         events = min(HISTORY_LENGTH, index * index)
         request: Inputs = {name: np.zeros(length, dtype) for name, (dtype, length) in RANK_INPUTS.items()}
         items = len(vocabulary.items)
-        candidates = 1 + random.permutation(items - 1)[:RANKED_CANDIDATES]
+        candidates = 1 + random.permutation(items - 1)[: RANKED_CANDIDATES // (1 + index % 2)]
         request["candidates"][: len(candidates)] = candidates
         if events:
             request["history_items"][-events:] = random.integers(1, items, events)

@@ -1,14 +1,21 @@
-"""A model folder, called through its SavedModel."""
+"""A model folder, called through its SavedModel, and where a shop brought its own ranker, through that."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from evershelf.contracts.model import RANKED_CANDIDATES
+from evershelf.models import own_ranker
+from evershelf.progress import step
+from evershelf.ranker import ranker_in
 from training.baselines import Vectors
+from training.errors import RankerRefused
 from training.vocabulary import Vocabulary
 
 BATCH = 256
+SAY_EVERY = 30  # seconds
 
 
 class Exported:
@@ -25,6 +32,10 @@ class Exported:
     def user_vectors(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
         """Return [requests, width] from request inputs without candidates."""
         return self._call("user_vector", inputs)
+
+    def catalogue(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        """Return [requests, items] how the ranker scores all items, from request inputs without candidates; item 0, which is none, has any number."""
+        return self.user_vectors(inputs) @ self.item_vectors.T
 
     def next_actions(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
         return self._call("next_action", inputs)
@@ -45,3 +56,37 @@ class Exported:
             (result,) = self._signatures[signature](**{name: self._tensor(array[start : start + BATCH]) for name, array in inputs.items()}).values()
             parts.append(result.numpy())
         return np.concatenate(parts)
+
+
+class OwnRanked(Exported):
+    """A model whose ranker a shop brought: that one scores the catalogue, `RANKED_CANDIDATES` at a time; everything else is the base's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._ranker = ranker_in(folder)
+
+    def catalogue(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
+        """As above.
+
+        Raises:
+            RankerRefused: a score is no number.
+        """
+        requests, items = len(inputs["history_items"]), len(self.vocabulary.items)
+        candidates = np.zeros((-(-(items - 1) // RANKED_CANDIDATES), 1, RANKED_CANDIDATES), np.int32)
+        candidates.flat[: items - 1] = np.arange(1, items)
+        scores, said = np.empty((requests, items), np.float32), time.monotonic()
+        for row in range(requests):
+            single = {name: array[row : row + 1] for name, array in inputs.items()}
+            scores[row, 1:] = np.concatenate([self._ranker.scores(single | {"candidates": some}) for some in candidates])[: items - 1]
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                step(f"the shop's own ranker has ranked all {items - 1} items for {row + 1} of {requests} requests")
+        if not np.isfinite(scores[:, 1:]).all():
+            raise RankerRefused("The shop's own ranker gives items scores that are no numbers. Nothing was brought or changed, and what is live stays live.")
+        scores[:, 0] = scores[:, 1:].min(axis=1)
+        return scores
+
+
+def opened(folder: Path) -> Exported:
+    """Open a model by what ranks in it."""
+    return OwnRanked(folder) if own_ranker(folder) else Exported(folder)

@@ -135,7 +135,7 @@ def questions(exported: Exported, examples: Examples) -> Inputs | None:
     if not len(rows):
         return None
     inputs = examples.sequences.histories(rows)
-    scores = exported.user_vectors(inputs) @ exported.item_vectors.T
+    scores = exported.catalogue(inputs)
     scores[:, 0] = -np.inf
     np.put_along_axis(scores, inputs["history_items"][:, -1:].astype(np.int64), -np.inf, axis=1)  # the item just before is no answer
     np.put_along_axis(scores, targets[:, None].astype(np.int64), np.inf, axis=1)

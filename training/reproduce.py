@@ -12,7 +12,7 @@ from deltalake.exceptions import DeltaError
 from pydantic import ValidationError
 
 from evershelf import snapshot
-from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS
+from evershelf.contracts.model import GOLDEN_TOLERANCE, OWN_RANKER, RANK_INPUTS
 from evershelf.errors import StorageError, in_one_line
 from evershelf.models import finished_models, models_folder
 from evershelf.progress import Say
@@ -92,9 +92,11 @@ def replay(settings: Settings, original: Original) -> tuple[TrainingSettings, Sh
     """Return the parameters and the shop that a model was trained with.
 
     Raises:
-        CannotReproduce: it is of another shop, a setting is no longer known, or a table does not have that version any more.
+        CannotReproduce: its ranker was brought, it is of another shop, a setting is no longer known, or a table does not have that version any more.
     """
     lineage, model_id = original.lineage, original.model_id
+    if own := lineage.get(OWN_RANKER):
+        raise CannotReproduce(f"The ranker of model {model_id} was not trained here but brought. {ADVICE} All else is that of {own['base']}: reproduce that.")
     if lineage["shop"] != settings.shop.adapter:
         raise CannotReproduce(
             f"Model {model_id} was trained on the shop {lineage['shop']}, this installation has {settings.shop.adapter}. {ADVICE} Do it where its lake is."

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.errors import in_one_line
-from evershelf.models import finished_models, model_folder, models_folder, read_evaluation
+from evershelf.models import finished_models, model_folder, models_folder, own_ranker, read_evaluation
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place
 from training.data import Shop, Windows
@@ -62,11 +62,13 @@ Chosen = tuple[Start, Place]  # and the model's folder
 def choose(parameters: TrainingSettings, shop: Shop, adapter: str) -> tuple[Chosen | None, str]:
     """Return the model of an earlier day that a training goes on from, and in words why that one, or why none.
 
-    It is the newest one there is. When it was refused, or has gone on from others so often that a check is due, the training begins from nothing.
+    It is the newest one there is that was trained. When it was refused, or has gone on from others so often that a check is due, the training begins from
+    nothing.
     """
     if not parameters.warm_start:
         return None, "training.warm_start is off"
-    name = next((name for name in finished_models() if name[:10] < shop.data_as_of.isoformat()), None)
+    before = (name for name in finished_models() if name[:10] < shop.data_as_of.isoformat())
+    name = next((name for name in before if not own_ranker(model_folder(name))), None)  # a ranker that was brought says nothing of its base
     if name is None:
         return None, "there is no model of an earlier day"
     folder = model_folder(name)

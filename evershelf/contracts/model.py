@@ -2,7 +2,7 @@
 
 models/<model_id>/
     saved_model/         SavedModel, signature `serving_default` = RANK_INPUTS -> RANK_OUTPUT, with warm-up records
-    ranker.tflite        the same ranker for one request (batch 1), float32 or int8; or ranker.onnx instead
+    ranker.tflite        the same ranker for one request (batch 1), float32 or int8; or ranker.onnx instead, which may be a shop's own (OWN_RANKER)
     vocabulary.json      {"items": [...], "actions": [...], "categories": [...], "words": [...], "brands": [...]}; entry 0 is padding or unknown
     item_vectors.npy     [items, width] float32, row = index in the vocabulary
     user_vectors.parquet user_id string, vector array<float>: every shopper with a history, as of the data
@@ -24,6 +24,9 @@ MODEL_NAME = "ranker"
 RANKERS = ("ranker.tflite", "ranker.onnx")  # a model and a snapshot hold one of them
 CONFIG_FILE = "models.config"  # in the folder of the served models; promotion writes it, so that a restarted server loads the same versions again
 SIGNATURE = "serving_default"
+# key in lineage.json, {"base": model id, "sha256": of ranker.onnx}: all but ranker and golden.json is the base's, whose SavedModel still gives vectors and
+# heads but ranks for nobody, so that a snapshot leaves it out
+OWN_RANKER = "own_ranker"
 
 # name -> (dtype, length of the second axis); the first axis is the batch
 RANK_INPUTS = {

@@ -2,7 +2,8 @@
 
 <data_as_of>-<first 8 hex digits of the manifest's sha256>/
     manifest.json       written last
-    model/              SavedModel; ranker.tflite (or .onnx) and vocabulary.json stand beside it at the top
+    model/              SavedModel; ranker.tflite (or .onnx) and vocabulary.json stand beside it at the top. Without it, where a shop brought its own ranker,
+                        the model server has nothing of this snapshot, and its ladder begins with `local_model`
     store.lmdb          candidates, histories and popular lists
     items.lmdb          what an answer shows of an item, and its index in the vocabulary
     search/             lexical index, the words of the catalogue, the shop's synonyms

@@ -154,7 +154,7 @@ class Latency(Struct, frozen=True):
 
 
 class SnapshotAnswers(Struct, frozen=True):
-    """What one snapshot answered since this process started. Shown and clicks come from the events posted here."""
+    """What one snapshot answered since this process started. Shown and clicks come from the events posted here; `best` is the highest rung that it has here."""
 
     arm: Arm
     requests: int
@@ -164,6 +164,7 @@ class SnapshotAnswers(Struct, frozen=True):
     latency_ms: Latency
     shown: int
     clicks: int
+    best: Rung = "live"
 
 
 class EventCounts(Struct, frozen=True):

@@ -18,13 +18,14 @@ class _OfSnapshot:
 
     def __init__(self) -> None:
         self.arm: Arm = "stable"
+        self.best: Rung = "live"
         self.requests = self.errors = self.empty = self.shown = self.clicks = 0
         self.by_rung: dict[str, int] = dict.fromkeys(RUNGS, 0)
         self.counts = [0] * (len(BOUNDS_MS) + 1)
 
     def status(self) -> SnapshotAnswers:
         latency = Latency(list(BOUNDS_MS), list(self.counts))
-        return SnapshotAnswers(self.arm, self.requests, self.errors, self.empty, dict(self.by_rung), latency, self.shown, self.clicks)
+        return SnapshotAnswers(self.arm, self.requests, self.errors, self.empty, dict(self.by_rung), latency, self.shown, self.clicks, self.best)
 
 
 class Counters:
@@ -41,9 +42,11 @@ class Counters:
     def _of(self, snapshot_id: str) -> _OfSnapshot:
         return self._snapshots.setdefault(snapshot_id, _OfSnapshot())
 
-    def answered(self, snapshot_id: str, arm: Arm, endpoint: str, rung: Rung, milliseconds: float, *, empty: bool, skipped: Iterable[Skipped]) -> None:
+    def answered(
+        self, snapshot_id: str, arm: Arm, endpoint: str, rung: Rung, milliseconds: float, *, empty: bool, skipped: Iterable[Skipped], best: Rung
+    ) -> None:
         counts = self._of(snapshot_id)
-        counts.arm = arm
+        counts.arm, counts.best = arm, best
         counts.requests += 1
         counts.empty += empty
         counts.by_rung[rung] += 1

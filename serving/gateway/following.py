@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from evershelf import snapshot, storage
+from evershelf.contracts.snapshot import MODEL
 from evershelf.errors import EvershelfError, SnapshotOfOtherVersion
 from evershelf.storage import Place
 from serving.errors import NoSourceAnswered, ServingError
@@ -105,10 +106,10 @@ class Follower:
     Args:
         home: this gateway's own folder.
         snapshots: where snapshots are published.
-        ladder: builds the rungs of a snapshot from its registration number.
+        ladder: builds the rungs of a snapshot from its registration number; None where it has no model for the model server.
     """
 
-    def __init__(self, home: Path, log: PromotionLog, snapshots: Place, ladder: Callable[[int], Ladder]) -> None:
+    def __init__(self, home: Path, log: PromotionLog, snapshots: Place, ladder: Callable[[int | None], Ladder]) -> None:
         self._state_file, self._copies = home / "state.json", home / "snapshots"
         self._log, self._source, self._ladder = log, snapshots, ladder
         self._swapping = threading.Lock()  # over live, _loaded and the state file; held for moments
@@ -285,7 +286,7 @@ class Follower:
         else:
             snapshot.verify(folder)
         store = SnapshotStore(folder)
-        return Loaded(store, self._ladder(self.live.log.registrations.get(name, 0)))
+        return Loaded(store, self._ladder(self.live.log.registrations.get(name, 0) if store.manifest.has(MODEL) else None))
 
     def _forget_unneeded(self) -> None:
         """Close what is no longer needed, and remove its copy once no request uses it."""

@@ -207,7 +207,8 @@ class Gateway:
                 unable.append(loaded.snapshot_id)
                 continue
             milliseconds = (time.monotonic() - started) * 1000
-            self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped)
+            best = loaded.ladder.best
+            self.counters.answered(loaded.snapshot_id, its_arm, kind, rung, milliseconds, empty=not items, skipped=skipped, best=best)
             quality = loaded.store.manifest.rung_quality[rung]
             age = round(now - addition.made_at, 3) if addition else None
             answer = Answer(request_id, rung, loaded.snapshot_id, its_arm, loaded.store.data_as_of, age, quality, matched, items, skipped, understood)

@@ -260,6 +260,10 @@ class Ladder:
     def __init__(self, sources: Sequence[Source]) -> None:
         self.rungs = [(source, Breaker()) for source in sources]
 
+    @property
+    def best(self) -> Rung:
+        return self.rungs[0][0].name
+
     async def answer(self, question: Question, deadline: float) -> tuple[Ranked, Rung, list[Skipped]]:
         """Return the best answer that can be had.
 
@@ -311,7 +315,8 @@ class Ladder:
         raise NoSourceAnswered(f"No rung of snapshot {question.store.snapshot_id} answered: {'; '.join(f'{skip.rung}: {skip.why}' for skip in skipped)}.")
 
 
-def build_ladder(version: int, client: RankerClient, reader: RedisReader, wanted: Sequence[Rung]) -> Ladder:
-    """Return the wanted rungs of one snapshot, whose model has this version in the model server."""
-    sources = (LiveRanking(client, version), LocalRanking(), StoredCandidates(reader), SnapshotCandidates(), PopularItems())
+def build_ladder(version: int | None, client: RankerClient, reader: RedisReader, wanted: Sequence[Rung]) -> Ladder:
+    """Return the wanted rungs of one snapshot, whose model has this version in the model server; None: it is not there, and nothing is `live`."""
+    live = () if version is None else (LiveRanking(client, version),)
+    sources = (*live, LocalRanking(), StoredCandidates(reader), SnapshotCandidates(), PopularItems())
     return Ladder([source for source in sources if source.name in wanted])

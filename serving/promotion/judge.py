@@ -28,12 +28,14 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True, slots=True)
 class ArmCounts:
-    """What one snapshot answered in a stage. `latency` counts answers per bin, fastest first; `requests` include errors."""
+    """What one snapshot answered in a stage. `latency` counts answers per bin, fastest first; `requests` include errors; `below_best` counts the answers that
+    its highest rung, at that gateway, did not give: a snapshot with a shop's own ranker has no `live`.
+    """
 
     requests: int = 0
     errors: int = 0
     empty: int = 0
-    below_live: int = 0
+    below_best: int = 0
     latency: tuple[int, ...] = ()
     shown: int = 0
     clicks: int = 0
@@ -45,13 +47,13 @@ class Verdict:
     why: str
 
 
-def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1, *, ranks_live: bool = True) -> Verdict:
+def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1, *, ranks: bool = True) -> Verdict:
     """Judge one stage.
 
     Args:
         stable, canary: what each arm answered since the stage began; None when it could not be measured.
         look: 1 for the first look at this stage.
-        ranks_live: whether any gateway has the live rung; then a canary whose model never answered was not tried.
+        ranks: whether a model ranks for the canary at any gateway; then a canary whose model never answered was not tried.
     """
     if stable is None or canary is None:
         return Verdict("inconclusive", "the gateways' counters are missing or were reset by a restart")
@@ -63,8 +65,8 @@ def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: Promotio
     problems = [
         _share("errors", canary.errors, canary.requests, stable.errors, stable.requests, settings.max_error_ratio, alpha),
         _share("empty answers", canary.empty, canary.requests, stable.empty, stable.requests, settings.max_empty_ratio, alpha),
-        _share("answers below live", canary.below_live, canary.requests, stable.below_live, stable.requests, settings.max_fallback_ratio, alpha),
-        _live(canary) if ranks_live else None,
+        _share("answers below the best rung", canary.below_best, canary.requests, stable.below_best, stable.requests, settings.max_fallback_ratio, alpha),
+        _model(canary) if ranks else None,
         _latency(stable.latency, canary.latency, settings, alpha),
         clicks,
     ]
@@ -153,10 +155,10 @@ def _bins_up_to(quantile: float, counts: Sequence[int]) -> int:
     return len(counts)
 
 
-def _live(canary: ArmCounts) -> Verdict | None:
-    if canary.requests - canary.errors - canary.below_live > 0:
+def _model(canary: ArmCounts) -> Verdict | None:
+    if canary.requests - canary.errors - canary.below_best > 0:
         return None
-    return Verdict("inconclusive", f"live: the canary's model gave none of its {canary.requests} answers")
+    return Verdict("inconclusive", f"the canary's model gave none of its {canary.requests} answers")
 
 
 def _clicks(stable: ArmCounts, canary: ArmCounts, settings: PromotionSettings, alpha: float) -> Verdict | None:
@@ -187,8 +189,8 @@ def _difference(before: SnapshotAnswers | None, now: SnapshotAnswers | None) -> 
 
 
 def _arm(answers: SnapshotAnswers) -> ArmCounts:
-    below_live = answers.requests - answers.errors - answers.by_rung.get("live", 0)
-    return ArmCounts(answers.requests, answers.errors, answers.empty, below_live, tuple(answers.latency_ms.counts), answers.shown, answers.clicks)
+    below_best = answers.requests - answers.errors - answers.by_rung.get(answers.best, 0)
+    return ArmCounts(answers.requests, answers.errors, answers.empty, below_best, tuple(answers.latency_ms.counts), answers.shown, answers.clicks)
 
 
 def _sum(one: ArmCounts, other: ArmCounts) -> ArmCounts:
@@ -201,4 +203,4 @@ def _log_choose(n: int, k: int) -> float:
     return -math.inf if k < 0 or k > n else math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-_NUMBERS = ("requests", "errors", "empty", "below_live", "shown", "clicks")
+_NUMBERS = ("requests", "errors", "empty", "below_best", "shown", "clicks")

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from serving.errors import ModelServerError
 from serving.gateway.answers import Status
 from serving.promotion.gateways import Gateways, Reached, answering, missing
 from serving.promotion.log import LiveState, PromotionLog
-from serving.promotion.promoter import last_good
+from serving.promotion.promoter import has_model, last_good
 from serving.promotion.rollback import PENDING
 from serving.tf_serving.client import ModelServerAdmin
 
@@ -99,7 +100,7 @@ def look() -> Overview:
     age = _data_age_days(state.stable)
     tables = head_tables()
     problems += [f"the table {name} is lost: {state.why}; without it {state.without}" for name, state in tables.items() if state.health == "lost"]
-    problems += _problems(settings, state, target, age, reached, models) + _outdone(store, state.stable)
+    problems += _problems(settings, state, target, age, reached) + _of_models(state, store, models) + _outdone(store, state.stable)
     return Overview(
         state=state,
         last_good=target,
@@ -227,7 +228,18 @@ def _models(settings: Settings) -> dict[int, str] | None:
         admin.close()
 
 
-def _problems(settings: Settings, state: LiveState, target: str | None, age: int | None, reached: Reached, models: dict[int, str] | None) -> list[str]:
+def _of_models(state: LiveState, store: Place, models: dict[int, str] | None) -> list[str]:
+    with suppress(StorageError):  # named already
+        if state.stable and not has_model(store / state.stable):
+            return []  # gateways rank with the shop's own ranker, as they should
+    if models is None:
+        return ["the model server is away: gateways rank in their own process"]
+    if state.stable and models.get(state.registrations[state.stable]) != "AVAILABLE":
+        return ["the model server has not loaded stable's model: gateways rank in their own process"]
+    return []
+
+
+def _problems(settings: Settings, state: LiveState, target: str | None, age: int | None, reached: Reached) -> list[str]:
     found = []
     if state.stable is None:
         found.append("nothing was promoted yet: build a snapshot and promote it")
@@ -237,10 +249,6 @@ def _problems(settings: Settings, state: LiveState, target: str | None, age: int
         found.append(f"the data is {age} days old: see why no newer snapshot was promoted")
     if (settings.home / PENDING).exists():
         found.append("a break-glass rollback is not in the log yet: run `evershelf rollback` when the storage is back")
-    if models is None:
-        found.append("the model server is away: gateways rank in their own process")
-    elif state.stable and models.get(state.registrations[state.stable]) != "AVAILABLE":
-        found.append("the model server has not loaded stable's model: gateways rank in their own process")
     found += [f"gateway {url}: {problem}" for url, problem in missing(reached).items()]
     for status in answering(reached):
         found += [f"gateway {status.name}: {what}: {why}" for what, why in status.problems.items()]

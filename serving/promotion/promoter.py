@@ -5,13 +5,14 @@ cleared away (another one). Whatever goes wrong, everything is put back: gateway
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from evershelf import snapshot as snapshots
+from evershelf.contracts.snapshot import MODEL
 from evershelf.errors import EvershelfError, SnapshotDamaged
 from evershelf.progress import Say
 from evershelf.settings import Settings, load_settings
@@ -144,13 +145,18 @@ class _Promoter:
         held = _wanted(state, self.store, self.snapshot_id)
         for snapshot_id, version in held.items():
             self.models.publish(self.store / snapshot_id, version)
-        self.say(f"loading model version {held[self.snapshot_id]} beside {len(held) - 1} others")
-        versions = list(held.values())
-        self.models.hold(versions, _labels(state), self.settings.promotion.load_timeout)
+        mine, versions = held.get(self.snapshot_id), list(held.values())
+        if mine is None:
+            self.say("its ranker is the shop's own, which only gateways run")
+        else:
+            self.say(f"loading model version {mine} beside {len(held) - 1} others")
+        if held:  # an empty list would unload everything
+            self.models.hold(versions, _labels(state, held), self.settings.promotion.load_timeout)
         with snapshots.at_hand(self.folder) as folder:
-            asked = golden.check(folder, held[self.snapshot_id], self.models.admin)
-            self.say(f"{asked} golden queries gave the offline scores, from the model server and from the local ranker")
-            self.models.remember(versions)
+            asked = golden.check(folder, mine, self.models.admin)
+            self.say(f"{asked} golden queries gave the offline scores, from {'' if mine is None else 'the model server and from '}the local ranker")
+            if held:
+                self.models.remember(versions)
             self._write_redis(folder)
 
     def _write_redis(self, folder: Path) -> None:
@@ -226,7 +232,8 @@ class _Promoter:
             if stable is None or canary is None:  # a gateway is away or started anew: what was counted so far says nothing
                 verdict, before = judge.judge(stable, canary, promotion), now
             elif late or (not early and canary.requests >= promotion.min_requests * 2 ** (look - 1)):
-                verdict = judge.judge(stable, canary, promotion, look, ranks_live=any("live" in status.rungs for status in now))
+                ranks = any(answers.best in ("live", "local_model") for status in now if (answers := status.answers.get(self.snapshot_id)))
+                verdict = judge.judge(stable, canary, promotion, look, ranks=ranks)
                 look += verdict.outcome == "inconclusive" and stable.requests >= promotion.min_requests
             if verdict.outcome != "inconclusive" or late:
                 break
@@ -290,11 +297,11 @@ def align(models: ServedModels, store: Place, state: LiveState, settings: Settin
     """
     versions = _wanted(state, store, state.canary)
     if not versions:
-        return  # nothing was ever stable: an empty list would unload everything
+        return  # nothing was ever stable, or nothing that the model server can rank with: an empty list would unload everything
     for snapshot_id, version in versions.items():
         models.publish(store / snapshot_id, version)
     models.remember(list(versions.values()))
-    models.hold(list(versions.values()), _labels(state), settings.promotion.load_timeout)
+    models.hold(list(versions.values()), _labels(state, versions), settings.promotion.load_timeout)
     models.drop_others(list(versions.values()))
 
 
@@ -312,14 +319,22 @@ def forget(snapshot_ids: Iterable[str], settings: Settings, say: Say) -> None:
 
 
 def _wanted(state: LiveState, store: Place, candidate: str | None) -> dict[str, int]:
-    """Return snapshot -> model version of all that must be loaded."""
+    """Return snapshot -> model version of all that the model server must load."""
     wanted = [snapshot_id for snapshot_id in (state.stable, last_good(state, store), candidate) if snapshot_id]
-    return {snapshot_id: state.registrations[snapshot_id] for snapshot_id in wanted}
+    return {snapshot_id: state.registrations[snapshot_id] for snapshot_id in wanted if has_model(store / snapshot_id)}
 
 
-def _labels(state: LiveState) -> dict[str, int]:
+def has_model(folder: Place) -> bool:
+    """Return whether the model server ranks with a snapshot, too. One that is damaged counts as one: what it is loaded from was verified before."""
+    try:
+        return snapshots.read_manifest(folder).has(MODEL)
+    except SnapshotDamaged:
+        return True
+
+
+def _labels(state: LiveState, held: Mapping[str, int]) -> dict[str, int]:
     """Return the labels for people and other clients; gateways ask for numbers."""
-    return {"stable": state.registrations[state.stable]} if state.stable else {}
+    return {"stable": held[state.stable]} if state.stable and state.stable in held else {}
 
 
 def _named(problems: dict[str, str]) -> str:

@@ -13,8 +13,8 @@ from serving.gateway.answers import EventCounts, Latency, RungStatus, SnapshotAn
 from serving.promotion.judge import ArmCounts, counted, fisher_p, judge, slower
 
 SETTINGS = PromotionSettings()
-STABLE = ArmCounts(requests=20_000, errors=2, empty=10, below_live=400, latency=(2000, 12_000, 5000, 900, 100), shown=100_000, clicks=5000)
-CANARY = ArmCounts(requests=400, errors=0, empty=0, below_live=8, latency=(40, 240, 100, 18, 2), shown=2000, clicks=100)
+STABLE = ArmCounts(requests=20_000, errors=2, empty=10, below_best=400, latency=(2000, 12_000, 5000, 900, 100), shown=100_000, clicks=5000)
+CANARY = ArmCounts(requests=400, errors=0, empty=0, below_best=8, latency=(40, 240, 100, 18, 2), shown=2000, clicks=100)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ CANARY = ArmCounts(requests=400, errors=0, empty=0, below_live=8, latency=(40, 2
         ({"errors": 20}, "fail", "errors"),
         ({"errors": 1}, "inconclusive", "errors"),
         ({"empty": 30}, "fail", "empty"),
-        ({"below_live": 80}, "fail", "below live"),
+        ({"below_best": 80}, "fail", "below the best rung"),
         ({"latency": (0, 0, 100, 200, 100)}, "fail", "latency"),
         ({"latency": (40, 240, 40, 18, 62)}, "fail", "slow answers"),
         ({"clicks": 10}, "fail", "without a click"),
@@ -53,17 +53,17 @@ def test_clicks_of_one_arm_alone_are_no_comparison() -> None:
 
 
 def test_a_canary_whose_model_never_answered_was_not_tried_where_models_answer() -> None:
-    stable, canary = replace(STABLE, errors=0, below_live=STABLE.requests), replace(CANARY, below_live=CANARY.requests)
+    stable, canary = replace(STABLE, errors=0, below_best=STABLE.requests), replace(CANARY, below_best=CANARY.requests)
     verdict = judge(stable, canary, SETTINGS)
     assert verdict.outcome == "inconclusive"
-    assert "live: the canary's model gave none of its 400 answers" in verdict.why
-    assert judge(stable, canary, SETTINGS, ranks_live=False).outcome == "pass"
+    assert "the canary's model gave none of its 400 answers" in verdict.why
+    assert judge(stable, canary, SETTINGS, ranks=False).outcome == "pass"
 
 
 def test_a_small_stage_whose_newcomers_get_popular_items_in_both_arms_passes() -> None:
     small = SETTINGS.model_copy(update={"min_requests": 60})
-    stable = ArmCounts(requests=62, below_live=24, latency=(10, 40, 12), shown=600, clicks=20)
-    canary = ArmCounts(requests=60, below_live=24, latency=(10, 38, 12), shown=580, clicks=18)
+    stable = ArmCounts(requests=62, below_best=24, latency=(10, 40, 12), shown=600, clicks=20)
+    canary = ArmCounts(requests=60, below_best=24, latency=(10, 38, 12), shown=580, clicks=18)
     assert judge(stable, canary, small).outcome == "pass"
 
 
@@ -141,7 +141,7 @@ def _decide(random_: random.Random, **canary: float) -> str:
 
 def _plus(one: ArmCounts, two: ArmCounts) -> ArmCounts:
     latency = tuple(map(sum, zip(one.latency or (0, 0, 0), two.latency, strict=True)))
-    return ArmCounts(one.requests + two.requests, one.errors + two.errors, 0, one.below_live + two.below_live, latency)
+    return ArmCounts(one.requests + two.requests, one.errors + two.errors, 0, one.below_best + two.below_best, latency)
 
 
 def test_wrong_promotions_and_rejections_are_rare() -> None:

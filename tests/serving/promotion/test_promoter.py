@@ -99,7 +99,7 @@ def test_a_canary_whose_model_is_gone_is_rejected_and_no_shopper_goes_without(
 
     promotion = promote(shop.second, "nightly", sabotage)
     assert promotion.outcome == "rejected"
-    assert "answers below live" in promotion.why
+    assert "answers below the best rung" in promotion.why
     shoppers.stop()
     assert {key[1] for key in shoppers.answers} == {200}
     assert "empty" not in {key[0] for key in shoppers.answers}
