@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
+from evershelf.contracts.rungs import Rung
 from evershelf.settings import PromotionSettings
 from serving.gateway.answers import SnapshotAnswers, Status
 
@@ -47,13 +48,17 @@ class Verdict:
     why: str
 
 
-def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1, *, ranks: bool = True) -> Verdict:
+def judge(
+    stable: ArmCounts | None, canary: ArmCounts | None, settings: PromotionSettings, look: int = 1, *, ranks: bool = True, fast: int | None = None
+) -> Verdict:
     """Judge one stage.
 
     Args:
         stable, canary: what each arm answered since the stage began; None when it could not be measured.
         look: 1 for the first look at this stage.
         ranks: whether a model ranks for the canary at any gateway; then a canary whose model never answered was not tried.
+        fast: how many bins of the latencies are in time, for arms that differ in their best rungs: ranking in the gateway and by the model server take their
+            own time each, so that one of them would never be allowed to follow the other. None compares the arms.
     """
     if stable is None or canary is None:
         return Verdict("inconclusive", "the gateways' counters are missing or were reset by a restart")
@@ -67,7 +72,7 @@ def judge(stable: ArmCounts | None, canary: ArmCounts | None, settings: Promotio
         _share("empty answers", canary.empty, canary.requests, stable.empty, stable.requests, settings.max_empty_ratio, alpha),
         _share("answers below the best rung", canary.below_best, canary.requests, stable.below_best, stable.requests, settings.max_fallback_ratio, alpha),
         _model(canary) if ranks else None,
-        _latency(stable.latency, canary.latency, settings, alpha),
+        _latency(stable.latency, canary.latency, settings, alpha, fast),
         clicks,
     ]
     for outcome in ("fail", "inconclusive"):
@@ -89,6 +94,11 @@ def counted(before: Sequence[Status], now: Sequence[Status], snapshot_id: str) -
             return None
         total = _sum(total, arm)
     return total
+
+
+def best_rungs(statuses: Sequence[Status], snapshot_id: str) -> set[Rung]:
+    """Return the highest rung that a snapshot has, of each gateway where it has answered."""
+    return {answers.best for status in statuses if (answers := status.answers.get(snapshot_id))}
 
 
 def fisher_p(hits: int, of: int, other_hits: int, other_of: int) -> float:
@@ -132,17 +142,22 @@ def _share(what: str, hits: int, of: int, other_hits: int, other_of: int, margin
     return Verdict("fail" if p < alpha else "inconclusive", f"{what}: {hits} of {of} against {other_hits} of {other_of} of stable (p = {p:.2g})")
 
 
-def _latency(stable: Sequence[int], canary: Sequence[int], settings: PromotionSettings, alpha: float) -> Verdict | None:
+def _latency(stable: Sequence[int], canary: Sequence[int], settings: PromotionSettings, alpha: float, fast: int | None) -> Verdict | None:
     if not sum(stable) or not sum(canary) or len(stable) != len(canary):
         return Verdict("inconclusive", "latencies were not measured")
+    if fast is not None:
+        return _slow(stable, canary, settings, alpha, fast)
     probability, p = slower(stable, canary)
     if probability > settings.max_slower and p < alpha:
         return Verdict("fail", f"latency: a canary answer is slower than a stable one with probability {probability:.2f} (p = {p:.2g})")
     verdicts = []
     for quantile in (0.9, 0.95):  # two cuts: bins are wide, and stable's 95 % may fall into the last one, behind which nothing can be slower
-        fast = _bins_up_to(quantile, stable)
-        verdicts.append(_share("slow answers", sum(canary[fast:]), sum(canary), sum(stable[fast:]), sum(stable), settings.max_slow_ratio, alpha / 2))
+        verdicts.append(_slow(stable, canary, settings, alpha / 2, _bins_up_to(quantile, stable)))
     return min(filter(None, verdicts), key=lambda verdict: verdict.outcome, default=None)  # "fail" before "inconclusive"
+
+
+def _slow(stable: Sequence[int], canary: Sequence[int], settings: PromotionSettings, alpha: float, fast: int) -> Verdict | None:
+    return _share("slow answers", sum(canary[fast:]), sum(canary), sum(stable[fast:]), sum(stable), settings.max_slow_ratio, alpha)
 
 
 def _bins_up_to(quantile: float, counts: Sequence[int]) -> int:

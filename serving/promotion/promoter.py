@@ -5,6 +5,7 @@ cleared away (another one). Whatever goes wrong, everything is put back: gateway
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from evershelf.settings import Settings, load_settings
 from evershelf.storage import Place, at
 from serving.errors import PromotionRefused, ServingError
 from serving.gateway.answers import Status
+from serving.gateway.counters import BOUNDS_MS
 from serving.promotion import golden, judge
 from serving.promotion.gateways import Gateways, Reached, answering, missing
 from serving.promotion.log import LiveState, PromotionLog
@@ -232,8 +234,7 @@ class _Promoter:
             if stable is None or canary is None:  # a gateway is away or started anew: what was counted so far says nothing
                 verdict, before = judge.judge(stable, canary, promotion), now
             elif late or (not early and canary.requests >= promotion.min_requests * 2 ** (look - 1)):
-                ranks = any(answers.best in ("live", "local_model") for status in now if (answers := status.answers.get(self.snapshot_id)))
-                verdict = judge.judge(stable, canary, promotion, look, ranks=ranks)
+                verdict = self._compare(stable, canary, now, state.stable, look)
                 look += verdict.outcome == "inconclusive" and stable.requests >= promotion.min_requests
             if verdict.outcome != "inconclusive" or late:
                 break
@@ -244,6 +245,12 @@ class _Promoter:
             raise Unfit(f"no verdict at {share:.0%} within {promotion.stage_timeout}: {verdict.why}")
         if verdict.outcome == "fail":
             raise Unfit(f"failed at {share:.0%}: {verdict.why}")
+
+    def _compare(self, stable: judge.ArmCounts, canary: judge.ArmCounts, now: Sequence[Status], stable_id: str, look: int) -> judge.Verdict:
+        ours, theirs = (judge.best_rungs(now, snapshot_id) for snapshot_id in (self.snapshot_id, stable_id))
+        in_time = bisect_right(BOUNDS_MS, self.settings.gateway.deadline.total_seconds() * 1000)
+        ranks, fast = bool(ours & {"live", "local_model"}), None if ours == theirs else in_time
+        return judge.judge(stable, canary, self.settings.promotion, look, ranks=ranks, fast=fast)
 
     def _complete(self, reached: Reached) -> Sequence[Status]:
         """Return every gateway's status, or none when one is away: a comparison that lacks a gateway is no comparison."""

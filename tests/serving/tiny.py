@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
 from evershelf.contracts import EVENT_TYPES
-from evershelf.contracts.model import HISTORY_LENGTH, RANK_INPUTS, RANK_OUTPUT, TEXT_ENCODER
+from evershelf.contracts.model import HISTORY_LENGTH, OWN_RANKER, RANK_INPUTS, RANK_OUTPUT, TEXT_ENCODER
 from evershelf.contracts.rungs import RUNGS
 from evershelf.hybrid import PLAIN, WEIGHTS, item_text
 from evershelf.text_encoder import TextEncoder
 from evershelf.vectors import write_vectors
+from tests import own_rankers
 
 DATA_AS_OF = date(2026, 3, 1)
 CATEGORIES = ("Home > Candles", "Home > Mugs", "Garden")
@@ -196,6 +197,21 @@ def _model(folder: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({"metrics": {"NDCG@10": 0.3}, "baselines": {}, "rung_quality": quality, "blessed": True, "why": "test"}))
     lineage = {"data_as_of": str(DATA_AS_OF), "tables": {"events": 0, "products": 0}, "seed": 7, "code_version": "test"}
     (folder / "lineage.json").write_text(json.dumps(lineage))
+
+
+def bring_ranker(home: Path, model_id: str) -> str:
+    """Write the model that `evershelf bring-ranker` makes of an own ranker that likes what is of the newest item's category; return its id."""
+    brought = f"{DATA_AS_OF}-44444444"
+    folder = home / "models" / brought
+    shutil.copytree(home / "models" / model_id, folder)
+    (folder / "ranker.tflite").unlink()
+    of = np.array([-1, *(CATEGORIES.index(category(item)) for item in ITEMS)])
+    table = (of[None] == of[:, None]).astype(np.float32)
+    own_rankers.write(folder / "ranker.onnx", table)
+    (folder / "golden.json").write_text(json.dumps(own_rankers.answered(own_rankers.read(folder / "golden.json"), table)))
+    lineage = own_rankers.read(folder / "lineage.json") | {OWN_RANKER: {"base": model_id, "sha256": ""}}
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    return brought
 
 
 def add_text_encoder(tiny: Tiny) -> None:

@@ -116,6 +116,7 @@ def test_a_training_goes_on_from_the_newest_model_unless_a_full_one_is_due(shop_
     assert why() == "there is no model of an earlier day"
     keep(models / "2026-01-06-00000001")
     keep(models / "2026-01-07-00000001", start={"generation": 1}, trained_before=shop.split - 1)
+    keep(models / "2026-01-07-00000002", own_ranker={"base": "2026-01-07-00000001", "sha256": ""})  # says nothing of the base's training
     chosen, _ = warm_start.choose(SMALL, shop, "simulator")
     assert chosen
     start, folder = chosen[0], models / "2026-01-07-00000001"

@@ -119,11 +119,11 @@ def shoppers(gateways: list[GatewayProcess]) -> Iterator[Shoppers]:
     made.stop()
 
 
-def variant(shop: Shop, change: Callable[[Path], object]) -> str:
-    """Seal another snapshot: `second`, changed."""
-    manifest = snapshot.read_manifest(shop.snapshots / shop.second)
+def variant(shop: Shop, change: Callable[[Path], object], of: str = "") -> str:
+    """Seal another snapshot: `second`, or another one, changed."""
+    manifest = snapshot.read_manifest(shop.snapshots / (of or shop.second))
     content = shop.home / "variant"
-    shutil.copytree(shop.snapshots / shop.second, content)
+    shutil.copytree(shop.snapshots / (of or shop.second), content)
     (content / "manifest.json").unlink()
     change(content)
     about = {name: getattr(manifest, name) for name in ("data_as_of", "created_at", "shop", "model_id", "lineage", "rung_quality", "model_card")}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from evershelf.contracts.rungs import RUNGS
+from evershelf.contracts.rungs import RUNGS, Rung
 from evershelf.settings import PromotionSettings
 from serving.gateway.answers import EventCounts, Latency, RungStatus, SnapshotAnswers, Status
 from serving.promotion.judge import ArmCounts, counted, fisher_p, judge, slower
@@ -88,9 +88,10 @@ def test_the_rank_test_is_mann_whitneys() -> None:
     assert slower((5, 0), (9, 0)) == (0.5, 1.0)
 
 
-def _status(name: str = "one", uptime: float = 10, **requests: int) -> Status:
+def _status(name: str = "one", uptime: float = 10, by_rung: dict[str, int] | None = None, best: Rung = "live", **requests: int) -> Status:
     answers = {
-        snapshot_id: SnapshotAnswers("stable", count, 0, 0, {"live": count}, Latency([1.0], [count, 0]), 0, 0) for snapshot_id, count in requests.items()
+        snapshot_id: SnapshotAnswers("stable", count, 0, 0, by_rung or {"live": count}, Latency([1.0], [count, 0]), 0, 0, best)
+        for snapshot_id, count in requests.items()
     }
     rungs = {str(rung): RungStatus("closed", 0) for rung in RUNGS}
     return Status(name, 1, "a", "b", 0.1, None, None, [], {}, uptime, rungs, answers, 0, 0, EventCounts(0, 0, 0, 0))
@@ -102,6 +103,28 @@ def test_a_stage_counts_what_came_since_it_began_at_every_gateway() -> None:
     assert counted(before, now, "a") == ArmCounts(requests=90, latency=(90, 0))
     assert counted(before, now, "b") == ArmCounts(requests=12, latency=(12, 0))
     assert counted(before, now, "c") == ArmCounts()
+
+
+@pytest.mark.parametrize(("best", "below"), [("live", 40), ("local_model", 10)])
+def test_each_snapshot_is_measured_by_the_best_rung_that_it_has(best: Rung, below: int) -> None:
+    now = _status(uptime=20, by_rung={"local_model": 30, "popular": 10}, best=best, own=40)
+    assert counted([_status()], [now], "own") == ArmCounts(requests=40, below_best=below, latency=(40, 0))
+
+
+def test_a_canary_without_the_rung_live_passes_beside_a_stable_that_has_it_and_the_other_way_round() -> None:
+    answered = {"local_model": 392, "popular": 8}
+    stable = replace(STABLE, latency=(20_000, 0), shown=0, clicks=0)
+    for best, outcome in (("local_model", "pass"), ("live", "fail")):  # the same answers of one that should have been ranked live are a loss
+        canary = counted([_status()], [_status(uptime=20, by_rung=answered, best=best, own=400)], "own")
+        assert canary and judge(stable, canary, SETTINGS).outcome == outcome
+
+
+def test_arms_whose_rankers_run_elsewhere_need_not_be_as_fast_as_each_other_but_in_time() -> None:
+    quick, slow = replace(STABLE, latency=(20_000, 0, 0)), replace(CANARY, latency=(0, 400, 0))
+    assert judge(quick, slow, SETTINGS).outcome == "fail"
+    assert judge(quick, slow, SETTINGS, fast=2).outcome == "pass"
+    late = judge(quick, replace(CANARY, latency=(0, 300, 100)), SETTINGS, fast=2)
+    assert (late.outcome, "slow answers" in late.why) == ("fail", True)
 
 
 @pytest.mark.parametrize(
