@@ -150,9 +150,8 @@ def _latency(stable: Sequence[int], canary: Sequence[int], settings: PromotionSe
     probability, p = slower(stable, canary)
     if probability > settings.max_slower and p < alpha:
         return Verdict("fail", f"latency: a canary answer is slower than a stable one with probability {probability:.2f} (p = {p:.2g})")
-    verdicts = []
-    for quantile in (0.9, 0.95):  # two cuts: bins are wide, and stable's 95 % may fall into the last one, behind which nothing can be slower
-        verdicts.append(_slow(stable, canary, settings, alpha / 2, _bins_up_to(quantile, stable)))
+    cuts = (_bins_up_to(quantile, stable) for quantile in (0.9, 0.95))  # two: bins are wide, and behind the last one nothing can be slower
+    verdicts = [_slow(stable, canary, settings, alpha / 2, fast) for fast in cuts]
     return min(filter(None, verdicts), key=lambda verdict: verdict.outcome, default=None)  # "fail" before "inconclusive"
 
 

@@ -50,7 +50,8 @@ def ring(base: Path) -> own_rankers.Table:
     """What the shoppers of the tiny shop do: from each item they go to the next one."""
     items = read(base / "vocabulary.json")["items"]
     place = np.array([int(item.split("-")[1]) if item else -100 for item in items])
-    return (place[None] == (place[:, None] + 1) % 24).astype(np.float32)
+    table: own_rankers.Table = (place[None] == (place[:, None] + 1) % 24).astype(np.float32)
+    return table
 
 
 @pytest.fixture(scope="module")

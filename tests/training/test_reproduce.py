@@ -54,7 +54,7 @@ def test_what_cannot_be_replayed_is_named(shop_lake: Path, lake_writer: Write) -
 
     with pytest.raises(CannotReproduce, match="was trained on the shop elsewhere"):
         replay(shop="elsewhere")
-    with pytest.raises(CannotReproduce, match="not trained here but brought.*that of 2026-01-08-00000001"):
+    with pytest.raises(CannotReproduce, match=r"not trained here but brought.*that of 2026-01-08-00000001"):
         replay(own_ranker={"base": "2026-01-08-00000001", "sha256": ""})
     with pytest.raises(CannotReproduce, match="settings that this version does not have"):
         replay(parameters={"layers": 3})

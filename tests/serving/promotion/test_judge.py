@@ -114,7 +114,8 @@ def test_each_snapshot_is_measured_by_the_best_rung_that_it_has(best: Rung, belo
 def test_a_canary_without_the_rung_live_passes_beside_a_stable_that_has_it_and_the_other_way_round() -> None:
     answered = {"local_model": 392, "popular": 8}
     stable = replace(STABLE, latency=(20_000, 0), shown=0, clicks=0)
-    for best, outcome in (("local_model", "pass"), ("live", "fail")):  # the same answers of one that should have been ranked live are a loss
+    cases: tuple[tuple[Rung, str], ...] = (("local_model", "pass"), ("live", "fail"))
+    for best, outcome in cases:  # the same answers of one that should have been ranked live are a loss
         canary = counted([_status()], [_status(uptime=20, by_rung=answered, best=best, own=400)], "own")
         assert canary and judge(stable, canary, SETTINGS).outcome == outcome
 

@@ -34,6 +34,10 @@ def served_by(gateway: GatewayProcess) -> tuple[str, list[str]]:
     return answer["served_by"], [skip["rung"] for skip in answer["skipped"]]
 
 
+def back_to_live(gateway: GatewayProcess) -> None:
+    eventually(lambda: served_by(gateway) == ("live", []))
+
+
 def test_it_has_no_saved_model_and_says_whose_ranker_it_has(shop: Shop, own: str) -> None:
     folder = shop.snapshots / own
     assert not (folder / "model").exists()
@@ -57,7 +61,7 @@ def test_it_is_tried_beside_one_that_is_ranked_live_and_there_is_a_way_back(
 
     assert roll_back(None, "back", print).complete
     for made in gateways:
-        assert eventually(lambda made=made: served_by(made) == ("live", []))
+        back_to_live(made)
     assert available(model_server) == [1]
 
 
@@ -69,7 +73,7 @@ def test_one_that_is_ranked_live_can_follow_it(
     assert promotion.outcome == "promoted", promotion
     assert available(model_server) == [shop.log.state().registrations[shop.second]]  # last-good, the own one, needs none
     for made in gateways:
-        assert eventually(lambda made=made: served_by(made) == ("live", []))
+        back_to_live(made)
 
 
 def test_a_shop_that_has_only_its_own_needs_no_model_server(shop: Shop, own: str, configured: Callable[..., None]) -> None:
