@@ -73,7 +73,7 @@ class LiteRTRanker:
 
 class OnnxRanker:
     def __init__(self, path: Path, providers: Sequence[str]) -> None:
-        import onnxruntime  # as above
+        import onnxruntime  # as above; see also evershelf/vectors.py
 
         if missing := set(providers) - set(onnxruntime.get_available_providers()):  # it would go on without them, and say so in its own log only
             raise ValueError(f"this ONNX Runtime has no {', '.join(sorted(missing))}, which gateway.onnx_providers names")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime  # noqa: F401  # before usearch, which has a C++ library of its own inside: loaded after it, ONNX Runtime ends the process
 from usearch.index import Index
 
 from evershelf.progress import Say

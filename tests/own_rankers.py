@@ -49,11 +49,11 @@ def write(path: Path, table: Table, *, padding: float = LOWEST, noise: float = 0
         helper.make_node("Gather", ["table", "last"], ["rows"], axis=0),
         helper.make_node("Reshape", ["rows", "row"], ["liked"]),
         helper.make_node("GatherElements", ["liked", "candidates"], ["exact"], axis=1),
-        helper.make_node("RandomNormalLike", ["exact"], ["noise"], scale=noise),
-        helper.make_node("Add", ["exact", "noise"], ["plain"]),
         helper.make_node("Equal", ["candidates", "none"], ["is_padding"]),
-        helper.make_node("Where", ["is_padding", "padding", "plain"], [RANK_OUTPUT]),
+        helper.make_node("Where", ["is_padding", "padding", "noisy" if noise else "exact"], [RANK_OUTPUT]),
     ]
+    if noise:  # a scale of 0 takes ONNX Runtime down
+        nodes[4:4] = [helper.make_node("RandomNormalLike", ["exact"], ["noise"], scale=noise), helper.make_node("Add", ["exact", "noise"], ["noisy"])]
     inputs = [helper.make_tensor_value_info(name, KINDS[kind], [1, length]) for name, (kind, length) in RANK_INPUTS.items() if name != left_out]
     output = helper.make_tensor_value_info(RANK_OUTPUT, onnx.TensorProto.FLOAT, [1, RANKED_CANDIDATES])
     weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]

@@ -1,5 +1,7 @@
 """Vectors of texts: written once, found again, nearest first."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +39,8 @@ def test_known_texts_are_not_embedded_again(tmp_path: Path) -> None:
     found = embed(TEXTS, encoder, [tmp_path], lambda line: None)
     np.testing.assert_allclose(found[[2, 0]], known, atol=1e-3)
     np.testing.assert_allclose(found[[1, 3]], encoder.vectors([TEXTS[1], TEXTS[3]]))
+
+
+def test_a_process_that_searches_by_meaning_can_open_a_ranker_in_onnx_later() -> None:
+    """Gateways did not survive it: what usearch brings along and ONNX Runtime get on in one order only."""
+    subprocess.run([sys.executable, "-c", "import evershelf.vectors, onnxruntime; onnxruntime.get_available_providers()"], check=True)

@@ -80,7 +80,7 @@ def test_a_ranker_that_knows_what_comes_next_is_blessed_as_a_model_of_its_own(br
     assert read(folder / "golden.json")["requests"][3]["scores"] == read(brought["golden"])["requests"][3]["scores"]
     assert read(folder / "lineage.json")["own_ranker"]["base"] == base.name
     ours, theirs = read(folder / "evaluation.json"), read(base / "evaluation.json")
-    assert ours["metrics"]["NDCG@10"] > 0.85  # nine of ten steps go to the next item
+    assert ours["metrics"]["NDCG@10"] > 0.7  # nine of ten steps go to the next item; where a visit begins is chance
     assert ours["heads"] == theirs["heads"]
     assert ours["baselines"] == theirs["baselines"]
     assert ours["search"] == theirs["search"]
@@ -139,10 +139,11 @@ def refused(base: Path, ring: own_rankers.Table, tmp_path: Path) -> Refused:
     """Bring what must be refused; return why. Nothing may be left of it."""
 
     def refused(file: Path | None = None, golden: dict[str, Any] | None = None, settings: Settings | None = None) -> str:
-        (tmp_path / "golden.json").write_text(json.dumps(golden or own_rankers.answered(own_ranker.questions(base), ring)))
+        table = 2 * ring  # what was not brought before
+        (tmp_path / "golden.json").write_text(json.dumps(golden or own_rankers.answered(own_ranker.questions(base), table)))
         before = finished_models()
         with pytest.raises(RankerRefused, match="Nothing was brought") as error:
-            own_ranker.bring(settings or load_settings(), file or own_rankers.write(tmp_path / "good.onnx", ring), tmp_path / "golden.json", base, print)
+            own_ranker.bring(settings or load_settings(), file or own_rankers.write(tmp_path / "good.onnx", table), tmp_path / "golden.json", base, print)
         assert finished_models() == before
         return str(error.value)
 

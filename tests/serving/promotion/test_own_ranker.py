@@ -71,7 +71,7 @@ def test_one_that_is_ranked_live_can_follow_it(
     assert promote(own, "our own", print).outcome == "promoted"
     promotion = promote(shop.second, "ours again", print)
     assert promotion.outcome == "promoted", promotion
-    assert available(model_server) == [shop.log.state().registrations[shop.second]]  # last-good, the own one, needs none
+    eventually(lambda: available(model_server) == [shop.log.state().registrations[shop.second]])  # last-good, the own one, needs none
     for made in gateways:
         back_to_live(made)
 
