@@ -25,6 +25,7 @@ COMMANDS = {
     "train": ("training.commands:train", "Train, evaluate and bless or refuse a model."),
     "tune": ("training.commands:tune", "Look for better parameters of the model; the winner is in force from the next training on."),
     "frontier": ("training.commands:frontier", "Show what smaller models gain in speed and give up in quality; the size that pays is in force from then on."),
+    "fine-tune": ("training.commands:fine_tune", "Let the text encoder learn from the shop's search clicks; a better one is in force from then on."),
     "bring-ranker": ("training.commands:bring_ranker", "Bring a shop's own ranker, in ONNX: check, measure, bless or refuse it."),
     "evaluate": ("training.commands:evaluate", "Measure how good the answers are: of the newest model on the shop, or of the same code on a file."),
     "status": ("serving.promotion.commands:status", "Show what is live, since when, how old, and what is wrong."),

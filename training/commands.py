@@ -118,6 +118,27 @@ def frontier(sizes: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"{verdict}: {found['width']} wide, {found['blocks']} blocks; {found['why']}.")
 
 
+@click.command()
+@click.option("--minutes", type=click.FloatRange(min=1), default=20.0, show_default=True, help="Learning takes no longer; measuring takes some minutes more.")
+@AS_JSON
+def fine_tune(minutes: float, as_json: bool) -> None:
+    """Let the text encoder learn the shop's own words from its search clicks; what is shown to be better is in force from the next training on."""
+    from training.fine_tuning import fine_tune as learn
+
+    found = learn(load_settings(), minutes=minutes, say=step)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    if "queries_measured" in found:
+        table = Table("NDCG@10", "in force", "fine-tuned", "better by", caption=f"{found['queries_measured']} queries after the split", caption_justify="left")
+        for what in ("meaning", "hybrid", "hybrid_new_queries"):
+            if one := found.get(what):
+                difference, low, high = one["better_by"]
+                table.add_row(what.replace("_", " "), f"{one['in_force']:.4f}", f"{one['fine_tuned']:.4f}", f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    click.echo(f"{'From now on' if found['changed'] else 'Nothing changes'}: {found['why']}.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def evaluate() -> None:
     """Measure how good the answers are: of the shop in the lake, or of the same code on a file."""

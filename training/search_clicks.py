@@ -4,9 +4,11 @@ What they chose was shown by the search of that time, so this says little of wha
 out.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +31,72 @@ LEAST_CHOICES = 2  # of a query; one may be chance
 LIKELY = 100  # best items by words, and as many by meaning, that are compared with what was chosen
 
 
-def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: int, say: Say) -> dict[str, Any]:
-    """Copy the encoder into a new folder, embed the catalogue (a sample of a large one) and learn the weights; return what was measured."""
-    shutil.copytree(converted, folder)
+Chosen = tuple[str, npt.NDArray[np.int64], npt.NDArray[np.int64]]  # a query, the numbers of the items that were chosen, and how often
+
+
+def held_out(query: str) -> bool:
+    """Return whether no encoder is ever fine-tuned on a query, so that how much meaning counts can be learned from it: so for one in five."""
+    return hashlib.blake2b(query.encode(), digest_size=1).digest()[0] % 5 == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searches:
+    """A sample of the catalogue, and what was chosen of it after a sample of the queries.
+
+    texts: field of the lexical index -> of each item. embedded: the same as one text. item: [events] the item's number, -1 where it is not in the sample.
+    before, after: the split.
+    """
+
+    texts: dict[str, list[str | None]]
+    embedded: list[str]
+    item: npt.NDArray[np.int64]
+    before: list[Chosen]
+    after: list[Chosen]
+
+
+def read_searches(shop: Shop, seed: int, *, fine_tuned: bool) -> Searches:
+    """Return what was chosen after searches.
+
+    Args:
+        fine_tuned: whether an encoder has learned from clicks: then those before the split are only those that none learns from.
+    """
     products = lake.newest_products(["item_id", *SEARCHED.values()], shop.versions["products"])
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(products.num_rows)[:MOST_ITEMS])
     texts = {field: products[column].take(rows).to_pylist() for field, column in SEARCHED.items()}
-    embedded = [hybrid.item_text(*pair) for pair in zip(texts["title"], texts["description"], strict=True)]
-    encoder = TextEncoder(folder)
-    write_vectors(folder, embedded, embed(embedded, encoder, [], say))
     number = {item: place for place, item in enumerate(products["item_id"].take(rows).to_pylist())}
     item = np.array([number.get(name, -1) for name in shop.items])[shop.item]
+    usable = np.array([not fine_tuned or held_out(query) for query in shop.queries])
     searched = (shop.query > 0) & (item >= 0)
+    before, after = (_chosen(shop, item, searched & part, random) for part in ((shop.time < shop.split) & usable[shop.query], shop.time >= shop.split))
+    embedded = [hybrid.item_text(*pair) for pair in zip(texts["title"], texts["description"], strict=True)]
+    return Searches(texts=texts, embedded=embedded, item=item, before=before, after=after)
+
+
+def asked(searches: Searches, folder: Path, language: Language, say: Say) -> tuple[list[Asked], list[Asked]]:
+    """Write the catalogue's vectors into an encoder's folder; return the queries before and after the split."""
+    encoder = TextEncoder(folder)
+    write_vectors(folder, searches.embedded, embed(searches.embedded, encoder, [], say))
     with tempfile.TemporaryDirectory() as aside:
-        write_lexical(Path(aside) / "index", texts, language)
+        write_lexical(Path(aside) / "index", searches.texts, language)
         index = Hybrid(Lexical(Path(aside) / "index"), Vectors(folder), encoder)
-        before, after = (
-            [one for query, chosen in _chosen(shop, item, searched & part, random) if (one := _asked(index, shop.queries[query], chosen)).gain.any()]
-            for part in (shop.time < shop.split, shop.time >= shop.split)
-        )
+        before, after = ([_asked(index, *one) for one in part] for part in (searches.before, searches.after))
+    return before, after
+
+
+def found(queries: list[Asked]) -> list[Asked]:
+    """Return the queries of which something chosen was found; what was not counts for nothing, whatever the weights."""
+    return [replace(one, missed=np.empty(0)) for one in queries if one.gain.any()]
+
+
+def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: int, say: Say, *, fine_tuned: bool = False) -> dict[str, Any]:
+    """Copy the encoder into a new folder, embed the catalogue (a sample of a large one) and learn the weights; return what was measured.
+
+    Args:
+        fine_tuned: whether the encoder has learned from this shop's clicks.
+    """
+    shutil.copytree(converted, folder)
+    before, after = map(found, asked(read_searches(shop, seed, fine_tuned=fine_tuned), folder, language, say))
     weights = search_ranking.learn(before, seed)
     report: dict[str, Any] = {"queries_learned_from": len(before), "queries_measured": len(after)}
     if after:
@@ -62,21 +110,16 @@ def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: i
     return report
 
 
-def _chosen(
-    shop: Shop, item: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], random: np.random.Generator
-) -> list[tuple[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]]:
-    """Return for each of a sample of queries the items that were chosen, and how often."""
+def _chosen(shop: Shop, item: npt.NDArray[np.int64], rows: npt.NDArray[np.bool_], random: np.random.Generator) -> list[Chosen]:
+    """Return what was chosen after each of a sample of the queries."""
     query, item = shop.query[rows], item[rows]
     often = np.flatnonzero(np.bincount(query, minlength=1) >= LEAST_CHOICES)
-    return [(int(one), np.unique(item[query == one], return_counts=True)) for one in random.permutation(often)[:MOST_QUERIES]]
+    return [(shop.queries[one], *np.unique(item[query == one], return_counts=True)) for one in random.permutation(often)[:MOST_QUERIES]]
 
 
-def _asked(index: Hybrid, text: str, chosen: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]) -> Asked:
-    """Return a query; what was chosen but neither words nor meaning find counts for nothing, whatever the weights."""
+def _asked(index: Hybrid, text: str, items: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> Asked:
     numbers, fits = index.fits(text, LIKELY)
-    gain = np.zeros(len(numbers))
-    place = {int(number): place for place, number in enumerate(numbers)}
-    for number, times in zip(*chosen, strict=True):
-        if (found := place.get(int(number))) is not None:
-            gain[found] = np.log2(1 + times)
-    return Asked(fits=fits, gain=gain, judged=np.ones(len(numbers), np.bool_), likely=np.arange(len(numbers)))
+    worth = dict(zip(items.tolist(), np.log2(1 + times).tolist(), strict=True))
+    gain = np.array([worth.pop(number, 0.0) for number in numbers.tolist()])
+    missed = np.array(list(worth.values()))
+    return Asked(fits=fits, gain=gain, judged=np.ones(len(numbers), np.bool_), likely=np.arange(len(numbers)), missed=missed)

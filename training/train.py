@@ -39,7 +39,7 @@ def train_model(settings: Settings, say: Say, *, full: bool = False, start_from:
 
     started = time.monotonic()
     settings = settings.model_copy(update={"training": with_tuned(settings.training)})
-    encoder = text_encoder.converted(settings.training.text_encoder) if settings.by_meaning else None
+    encoder = text_encoder.in_force(settings.training) if settings.by_meaning else None
     shop = data.read_shop(settings.training)
     if start_from:
         begins, why = warm_start.named(start_from, settings.training, shop, settings.shop.adapter), f"begins with what {start_from} knows by name"
@@ -47,7 +47,7 @@ def train_model(settings: Settings, say: Say, *, full: bool = False, start_from:
         begins, why = None, "it was asked for"
     else:
         begins, why = warm_start.choose(settings.training, shop, settings.shop.adapter)
-    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop, begins)}"
+    model_id = f"{shop.data_as_of}-{_fingerprint(settings, shop, begins, encoder)}"
     if (models_folder() / model_id).is_dir():
         say(f"{model_id} is trained already")
         return model_id
@@ -122,7 +122,7 @@ def _finish(
     shop: Any,
     words: Any,
     prepared: Any,
-    encoder: Path | None,
+    encoder: tuple[Path, str | None] | None,
     work: Path,
     kept: Place,
     model_id: str,
@@ -141,7 +141,11 @@ def _finish(
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
-    search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
+    search = {}
+    if encoder:
+        converted, fine_tuned = encoder
+        language, seed = settings.search.language, settings.training.seed
+        search["search"] = search_clicks.write(shop, converted, folder / TEXT_ENCODER, language, seed, say, fine_tuned=fine_tuned is not None)
     seconds = round(time.monotonic() - started, 1)
     about = {"model_id": model_id, "best_epoch": epoch, "training_seconds": seconds, "trained_at": round(time.time(), 3)}
     found = measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why} | about
@@ -157,6 +161,7 @@ def _finish(
             "trained_before": shop.split,
             "shop": settings.shop.adapter,
             "start": begins[0].lineage() if begins else None,
+            "fine_tuned_text_encoder": encoder[1] if encoder else None,
         },
     )
     publish(folder, models_folder() / model_id)
@@ -164,8 +169,10 @@ def _finish(
     return found
 
 
-def _fingerprint(settings: Settings, shop: Any, begins: Any) -> str:
+def _fingerprint(settings: Settings, shop: Any, begins: Any, encoder: tuple[Path, str | None] | None) -> str:
     parameters = settings.training.model_dump(mode="json") | {"by_meaning": settings.by_meaning, "language": settings.search.language}
+    if encoder and encoder[1]:
+        parameters["fine_tuned_text_encoder"] = encoder[1]
     what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
     what["start"] = begins[0].lineage() if begins else None
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""The recorded decision which parameters a training takes where the settings say nothing: `tuned.json` beside the models."""
+"""The recorded decision which parameters and which text encoder a training takes where the settings say nothing: `tuned.json` beside the models."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from evershelf.storage import replace
 from training.errors import UnusableData
 
 TUNED = "tuned.json"
+TEXT_ENCODER = "text_encoder"  # in a decision: {"name": folder below the models, …} and how it came about
 
 
 def decide(decision: dict[str, Any]) -> None:
@@ -30,6 +31,12 @@ def decision() -> dict[str, Any] | None:
     file = models_folder() / TUNED
     found: dict[str, Any] | None = msgspec.json.decode(file.read_bytes()) if file.is_file() else None
     return found
+
+
+def text_encoder() -> str | None:
+    """Return the folder, below the models, of the fine-tuned encoder that was decided for, if one was."""
+    name: str | None = ((decision() or {}).get(TEXT_ENCODER) or {}).get("name")
+    return name
 
 
 def with_tuned(settings: TrainingSettings) -> TrainingSettings:

@@ -11,8 +11,12 @@ models/<model_id>/
     golden.json          {"requests": [{"inputs": {name: [length]}, "scores": [RANKED_CANDIDATES]}, …]}: what the offline model scores; made of item indexes
                          only, no shopper's data; "ranker_tolerance": … beside it where the ranker is int8
     text_encoder/        optional: what evershelf/text_encoder.py runs, and weights.json: how much each of evershelf/hybrid.py's FITS counts in a search
-    lineage.json         lake tables and versions, parameters, seed, code version, data_as_of, and the model that the training started from or null
+    lineage.json         lake tables and versions, parameters, seed, code version, data_as_of, and the model that the training started from or null; the
+                         fine-tuned text encoder or null
     weights.npz          what a later training starts from (training/warm_start.py); neither snapshots nor serving take it
+
+Beside the models, and no model: text_encoders/<fingerprint>/, what `evershelf fine-tune` learned: config.json and model.weights.h5 as keras-hub writes them,
+tokenizer.json as its publishers do.
 """
 
 TEXT_ENCODER = "text_encoder"

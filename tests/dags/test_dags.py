@@ -83,7 +83,16 @@ def test_scheduled_dags_have_a_deadline(parsed: Parsed) -> None:
 @pytest.mark.slow
 def test_drivers_and_trainings_wait_for_each_other_in_a_pool(parsed: Parsed) -> None:
     pools = {task: pool for dag in parsed.dags.values() for task, _, pool, _ in dag["tasks"]}  # type: ignore[attr-defined]  # JSON
-    assert {task for task, pool in pools.items() if pool == "spark"} == {"lake_daily", "train", "tune", "candidates", "interests", "labels", "redact"}
+    assert {task for task, pool in pools.items() if pool == "spark"} == {
+        "lake_daily",
+        "train",
+        "tune",
+        "fine-tune",
+        "candidates",
+        "interests",
+        "labels",
+        "redact",
+    }
 
 
 @pytest.mark.slow
