@@ -50,7 +50,7 @@ def fine_tune(settings: Settings, *, minutes: float, say: Say) -> dict[str, Any]
     if not settings.by_meaning:
         return _unchanged("nothing is searched for by meaning here; set search.by_meaning and run this again")
     shop = read_shop(current)
-    searches = search_clicks.read_searches(shop, current.seed, fine_tuned=True)
+    searches = search_clicks.read_searches(shop, current.seed)
     learning, choosing = pairs(shop, searches, held_out=False), pairs(shop, searches, held_out=True)
     counts = {
         "pairs of a query and an item to learn from": (len(learning.query), LEAST_PAIRS),
@@ -127,13 +127,12 @@ def _unchanged(why: str) -> dict[str, Any]:
 
 def _compared(settings: Settings, searches: Searches, made: Path, learned: set[str], say: Say) -> dict[str, Any]:
     """Return NDCG@10 after the split with either encoder: by meaning alone, by all fits, and by all fits of queries that it has not learned."""
-    in_force, _ = text_encoder.in_force(tuned.with_tuned(settings.training))
-    gains = {}
-    for name, encoder in {"fine_tuned": text_encoder.converted(made), "in_force": in_force}.items():
+    encoders, gains = {"fine_tuned": (text_encoder.converted(made), str(made)), "in_force": text_encoder.in_force(settings.training)}, {}
+    for name, (encoder, fine_tuned) in encoders.items():
         say(f"measure the encoder {name.replace('_', ' ')}")
         folder = made.parent / name
         shutil.copytree(encoder, folder)
-        before, after = search_clicks.asked(searches, folder, settings.search.language, say)
+        before, after = search_clicks.asked(searches, folder, settings.search.language, say, fine_tuned=fine_tuned is not None)
         weights = {"meaning": MEANING, "hybrid": search_ranking.learn(search_clicks.found(before), settings.training.seed)}
         gains[name] = {how: np.array([one.ndcg(hybrid.scores(one.fits, by), judged_only=False) for one in after]) for how, by in weights.items()}
     new = np.array([query not in learned for query, *_ in searches.after])

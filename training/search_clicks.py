@@ -44,7 +44,7 @@ class Searches:
     """A sample of the catalogue, and what was chosen of it after a sample of the queries.
 
     texts: field of the lexical index -> of each item. embedded: the same as one text. item: [events] the item's number, -1 where it is not in the sample.
-    before, after: the split.
+    before, after: the split. held_out: of those before it, queries that no encoder is fine-tuned on.
     """
 
     texts: dict[str, list[str | None]]
@@ -52,35 +52,36 @@ class Searches:
     item: npt.NDArray[np.int64]
     before: list[Chosen]
     after: list[Chosen]
+    held_out: list[Chosen]
 
 
-def read_searches(shop: Shop, seed: int, *, fine_tuned: bool) -> Searches:
-    """Return what was chosen after searches.
-
-    Args:
-        fine_tuned: whether an encoder has learned from clicks: then those before the split are only those that none learns from.
-    """
+def read_searches(shop: Shop, seed: int) -> Searches:
+    """Return what was chosen after searches."""
     products = lake.newest_products(["item_id", *SEARCHED.values()], shop.versions["products"])
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(products.num_rows)[:MOST_ITEMS])
     texts = {field: products[column].take(rows).to_pylist() for field, column in SEARCHED.items()}
     number = {item: place for place, item in enumerate(products["item_id"].take(rows).to_pylist())}
     item = np.array([number.get(name, -1) for name in shop.items])[shop.item]
-    usable = np.array([not fine_tuned or held_out(query) for query in shop.queries])
-    searched = (shop.query > 0) & (item >= 0)
-    before, after = (_chosen(shop, item, searched & part, random) for part in ((shop.time < shop.split) & usable[shop.query], shop.time >= shop.split))
+    searched, early = (shop.query > 0) & (item >= 0), shop.time < shop.split
+    parts = {"before": early, "after": ~early, "held_out": early & np.array([held_out(query) for query in shop.queries])[shop.query]}
+    chosen = {name: _chosen(shop, item, searched & part, random) for name, part in parts.items()}
     embedded = [hybrid.item_text(*pair) for pair in zip(texts["title"], texts["description"], strict=True)]
-    return Searches(texts=texts, embedded=embedded, item=item, before=before, after=after)
+    return Searches(texts=texts, embedded=embedded, item=item, **chosen)
 
 
-def asked(searches: Searches, folder: Path, language: Language, say: Say) -> tuple[list[Asked], list[Asked]]:
-    """Write the catalogue's vectors into an encoder's folder; return the queries before and after the split."""
+def asked(searches: Searches, folder: Path, language: Language, say: Say, *, fine_tuned: bool) -> tuple[list[Asked], list[Asked]]:
+    """Write the catalogue's vectors into an encoder's folder; return the queries to learn weights from, and those after the split.
+
+    Args:
+        fine_tuned: whether the encoder has learned from this shop's clicks: then weights are learned from the queries held out.
+    """
     encoder = TextEncoder(folder)
     write_vectors(folder, searches.embedded, embed(searches.embedded, encoder, [], say))
     with tempfile.TemporaryDirectory() as aside:
         write_lexical(Path(aside) / "index", searches.texts, language)
         index = Hybrid(Lexical(Path(aside) / "index"), Vectors(folder), encoder)
-        before, after = ([_asked(index, *one) for one in part] for part in (searches.before, searches.after))
+        before, after = ([_asked(index, *one) for one in part] for part in (searches.held_out if fine_tuned else searches.before, searches.after))
     return before, after
 
 
@@ -96,7 +97,7 @@ def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: i
         fine_tuned: whether the encoder has learned from this shop's clicks.
     """
     shutil.copytree(converted, folder)
-    before, after = map(found, asked(read_searches(shop, seed, fine_tuned=fine_tuned), folder, language, say))
+    before, after = map(found, asked(read_searches(shop, seed), folder, language, say, fine_tuned=fine_tuned))
     weights = search_ranking.learn(before, seed)
     report: dict[str, Any] = {"queries_learned_from": len(before), "queries_measured": len(after)}
     if after:

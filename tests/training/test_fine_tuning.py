@@ -119,8 +119,8 @@ def test_words_that_only_clicks_explain_are_learned_and_in_force_from_the_next_t
     assert text_encoder.in_force(TrainingSettings(text_encoder=text_encoder.published())) == (text_encoder.converted(), None)  # settings win
 
     shop = read_shop(load_settings().training)
-    searches = search_clicks.read_searches(shop, seed=1, fine_tuned=True)
-    assert searches.before and all(search_clicks.held_out(query) for query, *_ in searches.before)
+    searches = search_clicks.read_searches(shop, seed=1)
+    assert searches.held_out and all(search_clicks.held_out(query) for query, *_ in searches.held_out)
 
 
 def test_too_few_clicks_change_nothing(quick: Path, lake_writer: Callable[..., None]) -> None:
@@ -136,7 +136,7 @@ def test_too_few_clicks_change_nothing(quick: Path, lake_writer: Callable[..., N
 def test_what_only_one_shopper_asked_is_not_learned(quick: Path, lake_writer: Callable[..., None]) -> None:
     _lake(quick / "lake", lake_writer, wishes=3)
     shop = read_shop(load_settings().training)
-    searches = search_clicks.read_searches(shop, seed=1, fine_tuned=True)
+    searches = search_clicks.read_searches(shop, seed=1)
     both = [fine_tuning.pairs(shop, searches, held_out=held_out) for held_out in (False, True)]
     assert sum(len(one.query) for one in both) == 10 * 3 * 8  # those before the split
     assert not {*both[0].query} & {*both[1].query}
