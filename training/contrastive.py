@@ -125,7 +125,8 @@ def _quality(backbone: Any, tokenizer: Any, choosing: Pairs, random: np.random.G
 
     sample = random.permutation(len(choosing.query))[: POOL // 2]
     query, chosen = np.unique(choosing.query[sample]), np.unique(choosing.item[sample])
-    item = np.concatenate([chosen, np.setdiff1d(random.permutation(len(choosing.items))[:POOL], chosen)])[:POOL]
+    others = random.permutation(len(choosing.items))
+    item = np.concatenate([chosen, others[~np.isin(others, chosen)]])[:POOL]
     belong = choosing.belong(query, item)
     queries, items = (_tokens(tokenizer, [texts[one] for one in which]) for texts, which in ((choosing.queries, query), (choosing.items, item)))
 

@@ -24,6 +24,7 @@ from training.contrastive import Pairs
 from training.data import Shop, read_shop
 from training.errors import TrainingRunning
 from training.search_clicks import Searches
+from training.text_encoder import Encoder
 
 LEAST_SHOPPERS = 2  # of a query: what only one ever asked is theirs
 LEAST_PAIRS, LEAST_QUERIES = 1_000, 100  # to learn from
@@ -127,12 +128,10 @@ def _unchanged(why: str) -> dict[str, Any]:
 
 def _compared(settings: Settings, searches: Searches, made: Path, learned: set[str], say: Say) -> dict[str, Any]:
     """Return NDCG@10 after the split with either encoder: by meaning alone, by all fits, and by all fits of queries that it has not learned."""
-    encoders, gains = {"fine_tuned": (text_encoder.converted(made), str(made)), "in_force": text_encoder.in_force(settings.training)}, {}
-    for name, (encoder, fine_tuned) in encoders.items():
+    encoders, gains = {"fine_tuned": Encoder(text_encoder.converted(made), made.name), "in_force": text_encoder.in_force(settings.training)}, {}
+    for name, encoder in encoders.items():
         say(f"measure the encoder {name.replace('_', ' ')}")
-        folder = made.parent / name
-        shutil.copytree(encoder, folder)
-        before, after = search_clicks.asked(searches, folder, settings.search.language, say, fine_tuned=fine_tuned is not None)
+        before, after = search_clicks.asked(searches, encoder, made.parent / name, settings.search.language, say)
         weights = {"meaning": MEANING, "hybrid": search_ranking.learn(search_clicks.found(before), settings.training.seed)}
         gains[name] = {how: np.array([one.ndcg(hybrid.scores(one.fits, by), judged_only=False) for one in after]) for how, by in weights.items()}
     new = np.array([query not in learned for query, *_ in searches.after])

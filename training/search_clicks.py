@@ -25,6 +25,7 @@ from evershelf.vectors import Vectors, embed, write_vectors
 from training import ranking, search_ranking
 from training.data import Shop
 from training.search_ranking import Asked
+from training.text_encoder import Encoder
 
 MOST_ITEMS, MOST_QUERIES = 20_000, 300
 LEAST_CHOICES = 2  # of a query; one may be chance
@@ -70,18 +71,15 @@ def read_searches(shop: Shop, seed: int) -> Searches:
     return Searches(texts=texts, embedded=embedded, item=item, **chosen)
 
 
-def asked(searches: Searches, folder: Path, language: Language, say: Say, *, fine_tuned: bool) -> tuple[list[Asked], list[Asked]]:
-    """Write the catalogue's vectors into an encoder's folder; return the queries to learn weights from, and those after the split.
-
-    Args:
-        fine_tuned: whether the encoder has learned from this shop's clicks: then weights are learned from the queries held out.
-    """
-    encoder = TextEncoder(folder)
-    write_vectors(folder, searches.embedded, embed(searches.embedded, encoder, [], say))
+def asked(searches: Searches, encoder: Encoder, folder: Path, language: Language, say: Say) -> tuple[list[Asked], list[Asked]]:
+    """Copy the encoder into a new folder and embed the catalogue; return the queries to learn weights from, and those after the split."""
+    shutil.copytree(encoder.folder, folder)
+    opened = TextEncoder(folder)
+    write_vectors(folder, searches.embedded, embed(searches.embedded, opened, [], say))
     with tempfile.TemporaryDirectory() as aside:
         write_lexical(Path(aside) / "index", searches.texts, language)
-        index = Hybrid(Lexical(Path(aside) / "index"), Vectors(folder), encoder)
-        before, after = ([_asked(index, *one) for one in part] for part in (searches.held_out if fine_tuned else searches.before, searches.after))
+        index = Hybrid(Lexical(Path(aside) / "index"), Vectors(folder), opened)
+        before, after = ([_asked(index, *one) for one in part] for part in (searches.held_out if encoder.fine_tuned else searches.before, searches.after))
     return before, after
 
 
@@ -90,14 +88,9 @@ def found(queries: list[Asked]) -> list[Asked]:
     return [replace(one, missed=np.empty(0)) for one in queries if one.gain.any()]
 
 
-def write(shop: Shop, converted: Path, folder: Path, language: Language, seed: int, say: Say, *, fine_tuned: bool = False) -> dict[str, Any]:
-    """Copy the encoder into a new folder, embed the catalogue (a sample of a large one) and learn the weights; return what was measured.
-
-    Args:
-        fine_tuned: whether the encoder has learned from this shop's clicks.
-    """
-    shutil.copytree(converted, folder)
-    before, after = map(found, asked(read_searches(shop, seed), folder, language, say, fine_tuned=fine_tuned))
+def write(shop: Shop, encoder: Encoder, folder: Path, language: Language, seed: int, say: Say) -> dict[str, Any]:
+    """Copy the encoder into a new folder, embed the catalogue (a sample of a large one) and learn the weights; return what was measured."""
+    before, after = map(found, asked(read_searches(shop, seed), encoder, folder, language, say))
     weights = search_ranking.learn(before, seed)
     report: dict[str, Any] = {"queries_learned_from": len(before), "queries_measured": len(after)}
     if after:

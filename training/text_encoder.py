@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
@@ -21,17 +21,24 @@ _READ = ("config.json", "model.safetensors", "tokenizer.json")
 _VERSION = b"1"  # of what is made here
 
 
-def in_force(settings: TrainingSettings) -> tuple[Path, str | None]:
-    """Return the folder of the encoder to run, and the name of the fine-tuned one that it is, if it is one: the settings win, then what was decided counts.
+class Encoder(NamedTuple):
+    """folder: of what is run. fine_tuned: the name of the fine-tuned encoder that it is, if it is one."""
+
+    folder: Path
+    fine_tuned: str | None
+
+
+def in_force(settings: TrainingSettings) -> Encoder:
+    """Return the encoder to run: the settings win, then what was decided counts.
 
     Raises:
         UnusableData: it cannot be read.
     """
     name = None if settings.text_encoder else tuned.text_encoder()
     if name is None:
-        return converted(settings.text_encoder), None
+        return Encoder(converted(settings.text_encoder), None)
     with at_hand(models_folder() / name) as folder:
-        return converted(folder), name
+        return Encoder(converted(folder), name)
 
 
 def published() -> Path:

@@ -122,7 +122,7 @@ def _finish(
     shop: Any,
     words: Any,
     prepared: Any,
-    encoder: tuple[Path, str | None] | None,
+    encoder: Any,
     work: Path,
     kept: Place,
     model_id: str,
@@ -141,11 +141,7 @@ def _finish(
     before = newest_blessed()
     stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
     blessed, why = blessing.bless(measured, stable, settings.training, before or "")
-    search = {}
-    if encoder:
-        converted, fine_tuned = encoder
-        language, seed = settings.search.language, settings.training.seed
-        search["search"] = search_clicks.write(shop, converted, folder / TEXT_ENCODER, language, seed, say, fine_tuned=fine_tuned is not None)
+    search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
     about = {"model_id": model_id, "best_epoch": epoch, "training_seconds": seconds, "trained_at": round(time.time(), 3)}
     found = measured.report | search | {"rankers": shipped, "blessed": blessed, "why": why} | about
@@ -161,7 +157,7 @@ def _finish(
             "trained_before": shop.split,
             "shop": settings.shop.adapter,
             "start": begins[0].lineage() if begins else None,
-            "fine_tuned_text_encoder": encoder[1] if encoder else None,
+            "fine_tuned_text_encoder": encoder.fine_tuned if encoder else None,
         },
     )
     publish(folder, models_folder() / model_id)
@@ -169,10 +165,9 @@ def _finish(
     return found
 
 
-def _fingerprint(settings: Settings, shop: Any, begins: Any, encoder: tuple[Path, str | None] | None) -> str:
+def _fingerprint(settings: Settings, shop: Any, begins: Any, encoder: Any) -> str:
     parameters = settings.training.model_dump(mode="json") | {"by_meaning": settings.by_meaning, "language": settings.search.language}
-    if encoder and encoder[1]:
-        parameters["fine_tuned_text_encoder"] = encoder[1]
+    parameters["fine_tuned_text_encoder"] = encoder.fine_tuned if encoder else None
     what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
     what["start"] = begins[0].lineage() if begins else None
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]

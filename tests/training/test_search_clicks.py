@@ -15,7 +15,7 @@ from evershelf.settings import TrainingSettings
 from evershelf.vectors import Vectors
 from training import search_clicks
 from training.data import read_shop
-from training.text_encoder import converted
+from training.text_encoder import Encoder, converted
 
 MEANT = {  # what is searched for, what is meant, and what only has its words
     "cup": ("Large tea mug", "Cup final football poster"),
@@ -56,7 +56,7 @@ def test_meaning_counts_where_shoppers_choose_by_it(home: Path, tmp_path: Path, 
     _lake(home / "lake", lake_writer, chosen)
     shop = read_shop(TrainingSettings(validation_days=1))
     folder = tmp_path / "text_encoder"
-    report = search_clicks.write(shop, converted(), folder, "english", seed=3, say=lambda line: None)
+    report = search_clicks.write(shop, Encoder(converted(), None), folder, "english", seed=3, say=lambda line: None)
     assert len(MEANT) < report["queries_learned_from"] == report["queries_measured"] <= 3 * len(MEANT)  # what nothing finds is left out
     assert len(Vectors(folder)) == 2 * len(MEANT)
     weights = json.loads((folder / WEIGHTS).read_bytes())
@@ -73,6 +73,6 @@ def test_without_searches_the_plain_sum_is_used(home: Path, tmp_path: Path, lake
     _lake(home / "lake", lake_writer, 0)
     shop = read_shop(TrainingSettings(validation_days=1))
     shop.query[:] = 0
-    report = search_clicks.write(shop, converted(), tmp_path / "text_encoder", "english", seed=3, say=lambda line: None)
+    report = search_clicks.write(shop, Encoder(converted(), None), tmp_path / "text_encoder", "english", seed=3, say=lambda line: None)
     assert report["queries_measured"] == 0
     np.testing.assert_allclose(json.loads((tmp_path / "text_encoder" / WEIGHTS).read_bytes()), PLAIN)
