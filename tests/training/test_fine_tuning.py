@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,8 @@ def test_what_only_one_shopper_asked_is_not_learned(quick: Path, lake_writer: Ca
     both = [fine_tuning.pairs(shop, searches, held_out=held_out) for held_out in (False, True)]
     assert sum(len(one.query) for one in both) == 10 * 3 * 8  # those before the split
     assert not {*both[0].query} & {*both[1].query}
-    shop.shopper[:] = 0
-    assert len(fine_tuning.pairs(shop, searches, held_out=False).query) == 0
+    alone = replace(shop, shopper=np.zeros_like(shop.shopper))
+    assert len(fine_tuning.pairs(alone, searches, held_out=False).query) == 0
 
 
 def test_a_loss_that_is_not_a_number_ends_it_by_name() -> None:
