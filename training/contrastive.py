@@ -55,7 +55,7 @@ def learn(backbone: Any, tokenizer: Any, pairs: Pairs, choosing: Pairs, *, minut
         minutes: after which learning ends.
 
     Returns:
-        The mean reciprocal rank of the first item of each choosing query among POOL items, before and with the best weights.
+        The mean reciprocal rank of items that choosing queries chose, among POOL items less the query's other ones, before and with the best weights.
 
     Raises:
         LossDiverged: the loss is not a number.
@@ -128,6 +128,7 @@ def _quality(backbone: Any, tokenizer: Any, choosing: Pairs, random: np.random.G
     others = random.permutation(len(choosing.items))
     item = np.concatenate([chosen, others[~np.isin(others, chosen)]])[:POOL]
     belong = choosing.belong(query, item)
+    row, column = np.nonzero(belong)
     queries, items = (_tokens(tokenizer, [texts[one] for one in which]) for texts, which in ((choosing.queries, query), (choosing.items, item)))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])  # type: ignore[untyped-decorator]  # TensorFlow has no types
@@ -139,8 +140,7 @@ def _quality(backbone: Any, tokenizer: Any, choosing: Pairs, random: np.random.G
             np.concatenate([vectors(_padded(texts[start : start + BATCH])).numpy() for start in range(0, len(texts), BATCH)]) for texts in (queries, items)
         )
         scores = ours @ theirs.T
-        first = np.where(belong, scores, -np.inf).max(axis=1, keepdims=True)
-        return float(np.mean(1 / (1 + (~belong & (scores >= first)).sum(axis=1))))
+        return float(np.mean(1 / (1 + (~belong[row] & (scores[row] >= scores[row, column][:, None])).sum(axis=1))))
 
     return measured
 

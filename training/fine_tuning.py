@@ -43,13 +43,14 @@ def fine_tune(settings: Settings, *, minutes: float, say: Say) -> dict[str, Any]
         What `--json` prints.
 
     Raises:
-        TrainingError: the loss is not a number, or the same command runs already.
+        TrainingError: the encoder in force cannot be read, the loss is not a number, or the same command runs already.
     """
     current = tuned.with_tuned(settings.training)
     if current.text_encoder:
         return _unchanged("training.text_encoder is set, and settings win: remove it and run this again")
     if not settings.by_meaning:
         return _unchanged("nothing is searched for by meaning here; set search.by_meaning and run this again")
+    in_force = text_encoder.in_force(current)
     shop = read_shop(current)
     searches = search_clicks.read_searches(shop, current.seed)
     learning, choosing = pairs(shop, searches, held_out=False), pairs(shop, searches, held_out=True)
@@ -80,7 +81,7 @@ def fine_tune(settings: Settings, *, minutes: float, say: Say) -> dict[str, Any]
             else:
                 backbone.save_to_preset(str(made))
                 shutil.copyfile(text_encoder.published() / TOKENIZER, made / TOKENIZER)
-                found = _compared(settings, searches, made, {learning.queries[one] for one in learning.query}, say) | learned
+                found = _compared(settings, searches, made, in_force, {learning.queries[one] for one in learning.query}, say) | learned
                 found |= decide(found["hybrid"]["better_by"], made, found | {"data_as_of": str(shop.data_as_of), "tables": shop.versions})
             shutil.rmtree(work)
     except Timeout:
@@ -118,7 +119,7 @@ def decide(better_by: list[float], made: Path, found: dict[str, Any]) -> dict[st
     publish(made, folder / name)
     verdict = {"changed": True, "why": why, "name": f"{FOLDER}/{name}"}
     decided = found | verdict | {"decided_at": datetime.now(UTC).isoformat(timespec="seconds")}
-    tuned.decide({"parameters": {}} | (tuned.decision() or {}) | {tuned.TEXT_ENCODER: decided})
+    tuned.decide((tuned.decision() or {"parameters": {}}) | {tuned.TEXT_ENCODER: decided})
     return verdict
 
 
@@ -126,9 +127,9 @@ def _unchanged(why: str) -> dict[str, Any]:
     return {"changed": False, "why": why}
 
 
-def _compared(settings: Settings, searches: Searches, made: Path, learned: set[str], say: Say) -> dict[str, Any]:
+def _compared(settings: Settings, searches: Searches, made: Path, in_force: Encoder, learned: set[str], say: Say) -> dict[str, Any]:
     """Return NDCG@10 after the split with either encoder: by meaning alone, by all fits, and by all fits of queries that it has not learned."""
-    encoders, gains = {"fine_tuned": Encoder(text_encoder.converted(made), made.name), "in_force": text_encoder.in_force(settings.training)}, {}
+    encoders, gains = {"fine_tuned": Encoder(text_encoder.converted(made), made.name), "in_force": in_force}, {}
     for name, encoder in encoders.items():
         say(f"measure the encoder {name.replace('_', ' ')}")
         before, after = search_clicks.asked(searches, encoder, made.parent / name, settings.search.language, say)

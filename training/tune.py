@@ -189,5 +189,5 @@ def _decide(search: _Search, best: Any, current: TrainingSettings, rows: Rows, t
         "seconds": round(time.monotonic() - started, 1),
     }
     if better:
-        tuned.decide({name: value for name, value in (tuned.decision() or {}).items() if name == tuned.TEXT_ENCODER} | found)
+        tuned.decide(found)
     return found

@@ -15,15 +15,16 @@ TUNED = "tuned.json"
 TEXT_ENCODER = "text_encoder"  # in a decision: {"name": folder below the models, …} and how it came about
 
 
-def decide(decision: dict[str, Any]) -> None:
-    """Record a decision; `parameters` count from the next training on.
+def decide(found: dict[str, Any]) -> None:
+    """Record a decision; `parameters` count from the next training on. The encoder that was decided for stays unless another one is named.
 
     Args:
-        decision: {"parameters": {name: value}, …} and how it came about.
+        found: {"parameters": {name: value}, …} and how it came about.
     """
+    kept = {name: value for name, value in (decision() or {}).items() if name == TEXT_ENCODER}
     folder = models_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / TUNED, msgspec.json.format(msgspec.json.encode(decision)))
+    replace(folder / TUNED, msgspec.json.format(msgspec.json.encode(kept | found)))
 
 
 def decision() -> dict[str, Any] | None:

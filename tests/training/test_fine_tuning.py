@@ -36,28 +36,7 @@ KINDS = {  # what it is called in this shop, which no encoder has read anywhere:
     "dwarple": "soup spoon",
 }
 MAKES = ("Acme", "Boreal", "Castor", "Delta", "Ember", "Fjord", "Gamma", "Helix", "Iris", "Juno")
-WISHES = (
-    "",
-    "cheap",
-    "best",
-    "new",
-    "small",
-    "large",
-    "red",
-    "blue",
-    "green",
-    "light",
-    "strong",
-    "my",
-    "a",
-    "good",
-    "sale",
-    "buy",
-    "find",
-    "nice",
-    "big",
-    "the",
-)
+WISHES = ("", "cheap", "best", "new", "small", "large", "red", "blue", "green", "light", "strong", "my", "a", "good", "buy", "find", "nice", "big")
 DAY = datetime(2026, 1, 5, 9, tzinfo=UTC)
 
 

@@ -51,6 +51,13 @@ def test_what_was_decided_counts_where_the_settings_say_nothing(home: Path) -> N
     assert json.loads((home / "models" / tuned.TUNED).read_bytes())["parameters"]["width"] == 128
 
 
+def test_the_encoder_stays_until_another_one_is_decided_for(home: Path) -> None:
+    for name in ("text_encoders/1", "text_encoders/2"):
+        tuned.decide({"parameters": {}, tuned.TEXT_ENCODER: {"name": name}})
+        tuned.decide({"parameters": {"width": 128}})
+        assert (tuned.text_encoder(), tuned.with_tuned(TrainingSettings()).width) == (name, 128)
+
+
 def test_a_decision_that_no_training_can_take_is_refused(home: Path) -> None:
     tuned.decide({"parameters": {"width": -1}})
     with pytest.raises(UnusableData, match="width"):
