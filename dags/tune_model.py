@@ -2,6 +2,7 @@
 
 Runs:        monthly, on the first, ten hours after lake_daily; waits for a free slot of the pool `spark`. For hours: it trains again and again.
 Re-run:      safe; a search that was killed goes on with its finished trials, and trials that were running begin again.
+             Learning from clicks begins anew.
 On failure:  nothing changes: trainings take the parameters and the encoder that they took before.
 By hand:     `evershelf tune`, with `--trials` and `--jobs`; `evershelf fine-tune`, with `--minutes`.
 In force:    what `tuned.json` beside the models says; delete it to go back to the settings.

@@ -140,7 +140,8 @@ def _quality(backbone: Any, tokenizer: Any, choosing: Pairs, random: np.random.G
             np.concatenate([vectors(_padded(texts[start : start + BATCH])).numpy() for start in range(0, len(texts), BATCH)]) for texts in (queries, items)
         )
         scores = ours @ theirs.T
-        return float(np.mean(1 / (1 + (~belong[row] & (scores[row] >= scores[row, column][:, None])).sum(axis=1))))
+        before = ~belong[row] & ~(scores[row] < scores[row, column][:, None])  # so that weights that are no numbers find nothing
+        return float(np.mean(1 / (1 + before.sum(axis=1))))
 
     return measured
 

@@ -76,6 +76,7 @@ def quick(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_words_that_only_clicks_explain_are_learned_and_in_force_from_the_next_training_on(quick: Path, lake_writer: Callable[..., None]) -> None:
     _lake(quick / "lake", lake_writer)
     tuned.decide({"parameters": {"dropout": 0.3}})
@@ -124,6 +125,7 @@ def test_what_only_one_shopper_asked_is_not_learned(quick: Path, lake_writer: Ca
     assert len(fine_tuning.pairs(alone, searches, held_out=False).query) == 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_ends_it_by_name() -> None:
     backbone, tokenizer = text_encoder.load(text_encoder.published())
     backbone.set_weights([weights * np.nan if weights.dtype == np.float32 else weights for weights in backbone.get_weights()])
@@ -161,6 +163,7 @@ def test_a_decision_whose_encoder_is_gone_is_refused_by_name(home: Path) -> None
         text_encoder.in_force(TrainingSettings())
 
 
+@pytest.mark.slow
 def test_only_one_learns_at_a_time_and_one_that_is_killed_changes_nothing(new_installation: Callable[..., Any], lake_writer: Callable[..., None]) -> None:
     installation = new_installation()
     _lake(installation.home / "lake", lake_writer)
