@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from evershelf.contracts import EVENTS, PRODUCTS
+from evershelf.models import finished_models, models_folder
 from evershelf.settings import Settings, TrainingSettings, load_settings
 from evershelf.text_encoder import TOKENIZER, TextEncoder
 from training import commands, contrastive, fine_tuning, search_clicks, text_encoder, tuned
@@ -155,6 +157,20 @@ def test_nothing_is_learned_that_would_not_count(home: Path, settings: Settings,
 def test_an_encoder_that_is_not_shown_to_be_better_changes_nothing(home: Path, tmp_path: Path) -> None:
     assert not fine_tuning.decide([0.01, -0.001, 0.02], tmp_path, {})["changed"]
     assert tuned.decision() is None and not (home / "models").exists()
+
+
+@pytest.mark.slow
+def test_a_better_encoder_is_kept_where_the_models_are_and_read_from_there(hdfs: str, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("config.json", "model.safetensors", TOKENIZER):
+        shutil.copyfile(text_encoder.published() / name, made / name)
+    fingerprint = text_encoder.fingerprint(made)
+    (models_folder() / "text_encoders" / "left-over").mkdir(parents=True)
+    assert fine_tuning.decide([0.1, 0.01, 0.2], made, {})["changed"]
+    assert text_encoder.in_force(TrainingSettings()) == (text_encoder.converted(), f"text_encoders/{fingerprint}")
+    assert [one.name for one in (models_folder() / "text_encoders").iterdir()] == [fingerprint]
+    assert finished_models() == []
 
 
 def test_a_decision_whose_encoder_is_gone_is_refused_by_name(home: Path) -> None:
