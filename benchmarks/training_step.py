@@ -120,13 +120,12 @@ def _peak(interactions: int, file: Path, work: Path) -> float:
     from evershelf.storage import at
     from training.examples import Examples
     from training.loop import Trainer
-    from training.pulse import PULSE, Pulse, Watch
+    from training.pulse import Pulse
 
     hvd.init()
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    Watch(work / PULSE, 1, 60.0)
     settings = TrainingSettings.model_validate(PARAMETERS | {"negatives": 1024})
-    trainer = Trainer(settings, Examples.load(work / "examples"), at(work.as_uri()), Pulse.of_rank(work / PULSE, 0), hvd, tf, keras)
+    trainer = Trainer(settings, Examples.load(work / "examples"), at(work.as_uri()), Pulse.of_rank(work, 0), hvd, tf, keras)
     most, ended = [0], threading.Event()
 
     def look() -> None:

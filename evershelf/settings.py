@@ -10,7 +10,7 @@ from datetime import date, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -149,6 +149,13 @@ def _one_exact(forms: tuple[RankerForm, ...]) -> tuple[RankerForm, ...]:
 
 class TrainingSettings(Section):
     ranks: Positive = 2
+    # host:ranks of each, such as node-1:4, reached by ssh; all see one home and one checkout under the same paths. None: this machine
+    hosts: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*:[1-9][0-9]*$")], ...] = ()
+    interface: Annotated[str, Field(pattern=r"^[\w.-]*$")] = (
+        ""  # over which the hosts' ranks talk, of one name on all, such as eth0; it must be a private network
+    )
+    ssh_config: Path | None = None  # how the hosts are reached; default: that of the user
+    gpus: bool = False  # each rank takes one of its host
     epochs: Positive = 10
     batch_size: Positive = 16  # sequences per rank
     width: Positive = 64
@@ -183,6 +190,24 @@ class TrainingSettings(Section):
         if self.width % self.heads:
             raise ValueError(f"width, {self.width}, must be a multiple of heads, {self.heads}")
         return self
+
+    @model_validator(mode="after")
+    def _hosts_have_the_ranks(self) -> Self:
+        if not self.hosts:
+            return self
+        names, slots = zip(*(host.split(":") for host in self.hosts), strict=True)
+        if len(set(names)) < len(names):
+            raise ValueError("hosts names one twice: give it all its ranks in one entry")
+        if (all_slots := sum(map(int, slots))) != self.ranks:
+            raise ValueError(f"ranks, {self.ranks}, must be {all_slots}, as many as hosts have together")
+        if not self.interface:
+            raise ValueError("hosts need interface too, the network interface over which their ranks talk, such as eth0")
+        return self
+
+    @property
+    def of_the_model(self) -> dict[str, Any]:
+        """What makes a model what it is: not where its ranks ran."""
+        return self.model_dump(mode="json", exclude={"hosts", "interface", "ssh_config"})
 
 
 class CandidateSettings(Section):

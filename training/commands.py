@@ -48,7 +48,7 @@ def train(ranks: int | None, original: str | None, full: bool, start_from: str |
         _report_reproduction(reproduce(settings, original, step), as_json)
         return
     if ranks:
-        settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks})})
+        settings = settings.model_copy(update={"training": settings.training.model_copy(update={"ranks": ranks, "hosts": ()})})
     model_id = train_model(settings, step, full=full, start_from=start_from)
     _report_model(model_id, as_json)
 

@@ -5,6 +5,7 @@ EvershelfError
     ├── NotEnoughData      the lake is too small for the time split; nothing was trained
     ├── UnusableData       a file to evaluate on is not there or not of the form that it must have; nothing was trained
     ├── TrainingRunning    the same training runs already in another process
+    ├── HostUnfit          a host of the training does not see its folder, or lacks a GPU for each rank; nothing was trained
     ├── RankLost           Horovod ranks ended early again and again; the last checkpoint stays, the same command resumes from it
     ├── LossDiverged       the loss is not a number or grew; nothing was exported
     ├── ExportFailed       the exported rankers disagree; nothing was exported
@@ -28,6 +29,10 @@ class UnusableData(TrainingError):
 
 
 class TrainingRunning(TrainingError):
+    pass
+
+
+class HostUnfit(TrainingError):
     pass
 
 

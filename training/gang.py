@@ -1,15 +1,19 @@
 """Start Horovod's ranks and follow them: when one is lost or hangs, all are ended and started again from the last checkpoint.
 
-Also the launcher itself: `python -m training.gang RANKS WORK`.
+Also the launcher itself: `python -m training.gang HOSTS INTERFACE SSH WORK PULSE`. A rank on another host belongs to an ssh session with a terminal: when the
+session ends, however that comes about, the terminal's hang-up ends the rank, a stopped one too.
 """
 
 import ctypes
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,26 +24,35 @@ import psutil
 
 from evershelf.progress import Say
 from evershelf.settings import TrainingSettings
-from training.errors import LossDiverged, RankLost
-from training.loop import FAILURE
-from training.pulse import PULSE, Watch
+from training import errors
+from training.errors import HostUnfit, RankLost
+from training.pulse import Watch
 
 RANK_LINE = re.compile(r"^\[(\d+)\]<(?:stdout|stderr)>:(.*)$")
 PR_SET_PDEATHSIG = 1
+PULSE = "pulse-"
 LOOK_S = 1.0  # between two looks for a rank that hangs
+# what ranks on other hosts are given of this process's environment: Horovod writes it into command lines, which everybody on both hosts can read
+EXPORTED = re.compile(r"PATH|PYTHONPATH|LD_LIBRARY_PATH|JAVA_HOME|EVERSHELF_(HOME|CONFIG|HDFS__\w+)|(HADOOP|HOROVOD|NCCL|TF|GLIBC|OMP)_\w+")
+SSH = "ssh -tt -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=15"  # a host that is cut off for 45 s is lost
 
 
 def run(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, Any]], None], say: Say) -> None:
-    """Train in `parameters.ranks` processes on this machine until all have ended.
+    """Train in `parameters.ranks` processes, on this machine or on `parameters.hosts`, until all have ended.
 
     Args:
         report: called with each epoch's figures.
 
     Raises:
-        LossDiverged: the training itself said so.
+        HostUnfit, LossDiverged: a rank said so.
         RankLost: ranks were lost again and again.
     """
     lost = 0
+    if parameters.hosts and parameters.interface not in (known := psutil.net_if_addrs()):
+        raise HostUnfit(
+            f"This machine has no network interface {parameters.interface}, only {', '.join(sorted(known))}. Nothing was trained and what is live stays live. "
+            "Set training.interface to one that all hosts have."
+        )
 
     def progress(epoch: dict[str, Any]) -> None:
         nonlocal lost
@@ -58,15 +71,20 @@ def run(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, An
 
 def _attempt(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, Any]], None], say: Say) -> str | None:
     """Run the ranks once; return what ended them before their time, if anything did."""
-    (work / FAILURE).unlink(missing_ok=True)
-    watch = Watch(work / PULSE, parameters.ranks, parameters.hangs_after.total_seconds())
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", "HOROVOD_LOG_LEVEL": "error", "CUDA_VISIBLE_DEVICES": ""}
+    for left in work.glob(f"{PULSE}*"):
+        shutil.rmtree(left)
+    pulse = Path(tempfile.mkdtemp(prefix=PULSE, dir=work))
+    watch = Watch(pulse, parameters.ranks, parameters.hangs_after.total_seconds())
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", "HOROVOD_LOG_LEVEL": "error"}
     environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # logits over all items are large: with small pages a fifth of a step fetches memory
     environment.setdefault("HOROVOD_CYCLE_TIME", "3")  # ms between two looks of the ranks at each other; with Horovod's 1 these take a tenth of each core
-    command = [sys.executable, "-m", "training.gang", str(parameters.ranks), str(work)]
+    ssh = f"{SSH} -F {shlex.quote(str(parameters.ssh_config.absolute()))}" if parameters.ssh_config else SSH
+    where = (",".join(parameters.hosts), parameters.interface) if parameters.hosts else (f"localhost:{parameters.ranks}", "lo")
+    command = [sys.executable, "-m", "training.gang", *where, ssh, str(work), str(pulse)]
     latest: deque[str] = deque(maxlen=30)
     launchers: deque[str] = deque(maxlen=30)  # a long trace that comes after the ranks' own; it tells something only when no rank did
     hanging: list[str] = []
+    failed: list[dict[str, str]] = []
     ended = threading.Event()
     # a session of its own: one signal ends the launcher and, through it, every rank
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as launcher:
@@ -89,7 +107,9 @@ def _attempt(work: Path, parameters: TrainingSettings, report: Callable[[dict[st
                     report(json.loads(text))
                 elif text.startswith('{"say"'):
                     say(json.loads(text)["say"])
-                else:
+                elif text.startswith('{"failed"'):
+                    failed.append(json.loads(text))
+                elif text:  # what comes through a terminal has empty lines
                     (latest if found else launchers).append(line.rstrip())
         finally:
             ended.set()
@@ -98,8 +118,8 @@ def _attempt(work: Path, parameters: TrainingSettings, report: Callable[[dict[st
                 _end(launcher)
     if launcher.returncode == 0:
         return None
-    if (work / FAILURE).is_file():
-        raise LossDiverged(json.loads((work / FAILURE).read_text())["message"])
+    if failed:
+        raise getattr(errors, failed[0]["failed"])(failed[0]["message"])
     if hanging:
         return hanging[0]
     return f"A training rank ended early (launcher's exit code {launcher.returncode}); the others were ended. Last lines:\n  " + "\n  ".join(
@@ -131,33 +151,38 @@ def _kill(launcher: subprocess.Popen[str]) -> None:
             continue
 
 
-def _launch(ranks: int, work: str) -> None:
+def _launch(hosts: str, interface: str, ssh: str, *arguments: str) -> None:
     from horovod.runner import launch
+    from horovod.runner.common.util import env
     from horovod.runner.http import http_server
+    from horovod.runner.util import network, remote
 
-    def bind_loopback(server: Any) -> None:
-        """All ranks are on this machine: the meeting point must not listen to others, as Horovod's own does."""
-        server.server_address = ("127.0.0.1", server.server_address[1])
+    def bind(server: Any) -> None:
+        """The meeting point must not listen on every interface, as Horovod's own does."""
+        server.server_address = (network.get_driver_ip([interface]), server.server_address[1])
         super(http_server.RendezvousHTTPServer, server).server_bind()
 
-    http_server.RendezvousHTTPServer.server_bind = bind_loopback
+    http_server.RendezvousHTTPServer.server_bind = bind
+    env.is_exportable = EXPORTED.fullmatch
+    remote.SSH_COMMAND_PREFIX = ssh  # Horovod's own takes any host for the one it says it is
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # whoever asked for the training is gone: end it
     sys.argv = [
         "horovodrun",
         "--gloo",
+        "--disable-cache",  # of which hosts could be reached within the last hour
         "-np",
-        str(ranks),
+        str(sum(int(host.split(":")[1]) for host in hosts.split(","))),
         "-H",
-        f"localhost:{ranks}",
+        hosts,
         "--network-interfaces",
-        "lo",
+        interface,
         sys.executable,
         "-m",
         "training.loop",
-        work,
+        *arguments,
     ]
     launch.run_commandline()
 
 
 if __name__ == "__main__":
-    _launch(int(sys.argv[1]), sys.argv[2])
+    _launch(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""One rank of a training: `python -m training.loop WORK`, started by training/gang.py.
+"""One rank of a training: `python -m training.loop WORK PULSE`, started by training/gang.py.
 
 Every rank learns from its own share of every step; gradients are summed by Horovod and divided by what all ranks saw, so that the result does not depend on
 how the examples were dealt. Rank 0 writes a checkpoint after each epoch and every `training.checkpoint_steps` steps within one; a new start goes on from it to
@@ -23,12 +23,12 @@ import numpy.typing as npt
 from evershelf.settings import TrainingSettings
 from evershelf.storage import Place, at, replace
 from training import precision, warm_start
-from training.errors import LossDiverged
+from training.errors import HostUnfit, LossDiverged, TrainingError
 from training.examples import Examples
 from training.feed import Feed, Step
-from training.pulse import PULSE, Pulse
+from training.pulse import Pulse, host
 
-EXAMPLES, PARAMETERS, KEPT_AT, FAILURE = "examples", "parameters.json", "kept_at", "failure.json"
+EXAMPLES, PARAMETERS, KEPT_AT = "examples", "parameters.json", "kept_at"
 CHECKPOINT, BEST = "checkpoint.npz", "best.npz"  # at the address that KEPT_AT holds
 HEAD_WEIGHT = 0.2  # of each small head's loss beside the item loss
 DIVERGED = 2.0  # an epoch's loss above so many times that of guessing ends the training
@@ -39,26 +39,39 @@ TINY = 1e-30  # probability below which a loss no longer grows; its gradient doe
 AVERAGED = 16  # steps from one look of the running average at the weights to the next: it goes over all of them
 
 
-def train(work: Path) -> None:
+def train(work: Path, pulse: Path) -> None:
     """Run this rank to the end.
 
+    Args:
+        pulse: folder in `work`, made for this start of the ranks.
+
     Raises:
+        HostUnfit: of this rank.
         LossDiverged: on every rank at once.
     """
+    if not pulse.is_dir():  # what lies there may be a copy of another day
+        raise HostUnfit(
+            f"{host()} does not see {work} as the machine does that trains. Nothing was trained and what is live stays live. "
+            "All hosts of training.hosts must share the home (EVERSHELF_HOME) under one path: mount it there."
+        )
+    settings = TrainingSettings.model_validate_json((work / PARAMETERS).read_bytes())
+    if not settings.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import horovod.tensorflow as hvd  # slow imports: only a rank needs them
     import keras
     import tensorflow as tf
 
     hvd.init()
+    if settings.gpus:
+        _take_gpu(hvd, tf)
     threads = max(1, len(os.sched_getaffinity(0)) // hvd.local_size())
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    settings = TrainingSettings.model_validate_json((work / PARAMETERS).read_bytes())
     if (said := precision.use(tf, settings.precision)) and hvd.rank() == 0:
         print(json.dumps({"say": said}), flush=True)
     examples = Examples.load(work / EXAMPLES)
     keras.utils.set_random_seed(settings.seed)
-    trainer = Trainer(settings, examples, at((work / KEPT_AT).read_text()), Pulse.of_rank(work / PULSE, hvd.rank()), hvd, tf, keras)
+    trainer = Trainer(settings, examples, at((work / KEPT_AT).read_text()), Pulse.of_rank(pulse, hvd.rank()), hvd, tf, keras)
     if (work / warm_start.START).is_file():
         warm_start.begin(trainer.model, work / warm_start.START)
     trainer.resume()
@@ -70,6 +83,21 @@ def train(work: Path) -> None:
         if hvd.rank() == 0:
             figures = {"epoch": trainer.epoch, "epochs": settings.epochs, "loss": round(loss, 4), "selection_ndcg": round(quality, 4)}
             print(json.dumps(figures | {"training_seconds": round(learned, 3), "seconds": round(seconds, 2)}), flush=True)
+
+
+def _take_gpu(hvd: Any, tf: Any) -> None:
+    """Let this rank see one GPU of its host only, and take no more of its memory than it needs."""
+    found = tf.config.list_physical_devices("GPU")
+    if len(found) < hvd.local_size():
+        raise HostUnfit(
+            f"{host()} has {hvd.local_size()} ranks and {len(found)} GPUs that TensorFlow can use. Nothing was trained and what is live stays live. "
+            "Give it fewer ranks, set training.gpus to false, or see 'Training on GPUs' in docs/operations.md."
+        )
+    mine = found[hvd.local_rank()]
+    tf.config.set_visible_devices(mine, "GPU")
+    tf.config.experimental.set_memory_growth(mine, True)
+    if hvd.rank() == 0 and hvd.size() > 1 and not hvd.nccl_built():
+        print(json.dumps({"say": "Horovod was built without NCCL: gradients go by way of the hosts' memory, which is slow."}), flush=True)
 
 
 class Trainer:
@@ -378,9 +406,8 @@ def _packed(state: dict[str, Any], variables: list[Any]) -> bytes:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
     try:
-        train(folder)
-    except LossDiverged as error:
-        replace(folder / FAILURE, json.dumps({"error": type(error).__name__, "message": str(error)}).encode())
+        train(Path(sys.argv[1]), Path(sys.argv[2]))
+    except TrainingError as error:
+        print(json.dumps({"failed": type(error).__name__, "message": str(error)}), flush=True)
         sys.exit(error.exit_code)

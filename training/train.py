@@ -150,7 +150,7 @@ def _finish(
         folder / "lineage.json",
         {
             "tables": shop.versions,
-            "parameters": settings.training.model_dump(mode="json"),
+            "parameters": settings.training.of_the_model,
             "seed": settings.training.seed,
             "code_version": code_version(),
             "data_as_of": str(shop.data_as_of),
@@ -166,7 +166,7 @@ def _finish(
 
 
 def _fingerprint(settings: Settings, shop: Any, begins: Any, encoder: Any) -> str:
-    parameters = settings.training.model_dump(mode="json") | {"by_meaning": settings.by_meaning, "language": settings.search.language}
+    parameters = settings.training.of_the_model | {"by_meaning": settings.by_meaning, "language": settings.search.language}
     parameters["fine_tuned_text_encoder"] = encoder.fine_tuned if encoder else None
     what = {"tables": shop.versions, "parameters": parameters, "code": code_version(), "lake": lake.table_url("events")}
     what["start"] = begins[0].lineage() if begins else None

@@ -147,7 +147,7 @@ class _Search:
         """Train once, and return the best epoch's NDCG@10 on some events."""
         from training.train import fit
 
-        update = self.parameters(chosen, self.ranks) | {"ranks": self.ranks, "seed": seed}
+        update = self.parameters(chosen, self.ranks) | {"ranks": self.ranks, "hosts": (), "seed": seed}
         parameters, found = self.current.model_copy(update=update), list[float]()
 
         def each(epoch: dict[str, Any]) -> None:

@@ -1,8 +1,14 @@
-"""Ranks are killed, stopped and started again, and what comes out is what would have come out."""
+"""Ranks are killed, stopped and started again, here and on another host, and what comes out is what would have come out."""
 
 import os
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,9 +17,10 @@ import numpy as np
 import pytest
 
 from evershelf.settings import TrainingSettings
-from training import loop, pulse, train
-from training.errors import RankLost
-from training.pulse import PULSE, Watch
+from evershelf.stack.ports import free_ports
+from training import gang, loop, pulse, train
+from training.errors import HostUnfit, RankLost
+from training.pulse import Sign, Watch
 from training.sequence_file import read_sequences
 
 EPOCHS = 8
@@ -37,29 +44,40 @@ class Training:
         self.parameters = TrainingSettings.model_validate(SMALL | parameters)
 
     def run(self, disturb: dict[int, Any] | None = None) -> None:
-        """Train; when an epoch in `disturb` is reported, which is while the next one runs, send its signal to the last rank, or to all."""
+        """Train; when an epoch in `disturb` is reported, which is while the next one runs, send its signal to the last rank, to all, or to those of a host."""
         left = dict(disturb or {})
 
         def after(epoch: dict[str, Any]) -> None:
             self.epochs.append(epoch)
             if chosen := left.pop(epoch["epoch"], None):
-                sent, everyone = chosen
-                for process in self.ranks() if everyone else self.ranks()[-1:]:
+                sent, whom = chosen
+                for process in self.ranks(whom) if isinstance(whom, str) else self.ranks() if whom else self.ranks()[-1:]:
                     os.kill(process, sent)
 
         last = self.shop.first[1:] - 1
         train.fit("small", self.parameters, self.shop, self.work, self.said.append, after, chooses=last - 1)
 
-    def ranks(self) -> list[int]:
-        found = []
+    def processes(self) -> dict[int, list[str]]:
+        """Return the arguments of every process that works for this training: ranks, launchers, ssh sessions and their shells."""
+        found = {}
         for process in Path("/proc").iterdir():
             try:
-                arguments = (process / "cmdline").read_bytes().decode().split("\0")
+                arguments = (process / "cmdline").read_bytes().decode()
             except (OSError, ValueError):
                 continue
-            if arguments[1:3] == ["-m", "training.loop"] and arguments[3] == str(self.work):
-                found.append(int(process.name))
-        return sorted(found)
+            if str(self.work) in arguments:
+                found[int(process.name)] = arguments.split("\0")
+        return found
+
+    def ranks(self, host: str = "") -> list[int]:
+        ranks = sorted(process for process, arguments in self.processes().items() if arguments[1:4] == ["-m", "training.loop", str(self.work)])
+        return [process for process in ranks if f"HOROVOD_HOSTNAME={host}".encode() in Path(f"/proc/{process}/environ").read_bytes()]
+
+    def settled(self, holds: Callable[[], bool], within: float) -> bool:
+        until = time.monotonic() + within
+        while not holds() and time.monotonic() < until:
+            time.sleep(0.2)
+        return holds()
 
     def outcome(self) -> list[tuple[int, float, float]]:
         return [(epoch["epoch"], epoch["loss"], epoch["selection_ndcg"]) for epoch in self.epochs]
@@ -104,14 +122,111 @@ def test_ranks_that_are_lost_again_and_again_end_the_training_by_name(tmp_path: 
 
 def test_the_rank_that_keeps_the_others_waiting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "STARTING", 0.3)
-    watch = Watch(tmp_path / PULSE, ranks=2, limit=0.3)
+    monkeypatch.setattr(pulse, "SILENT", 0.5)
+    watch = Watch(tmp_path, ranks=2, limit=0.3)
     assert watch.hanging() is None
-    rows = np.memmap(tmp_path / PULSE, np.float64, "r+").reshape(-1, 3)
-    rows[:, pulse.PROCESS], rows[:, pulse.STEPS], rows[:, pulse.SHOWN] = (70, 71), (5, 4), time.monotonic()
+    pulse.write(tmp_path, 0, Sign(70, "node-1", 5, 1))
+    pulse.write(tmp_path, 1, Sign(71, "node-2", 4, 1))
     assert watch.hanging() is None  # steps were done
     time.sleep(0.4)
-    assert "rank 1 (process 71) hangs" in str(watch.hanging())
-    rows[0, pulse.SHOWN] -= 2 * pulse.SILENT
-    assert "rank 0 (process 70) does not run" in str(watch.hanging())
-    rows[1, pulse.STEPS] += 1
+    assert "rank 1 (process 71 on node-2) hangs" in str(watch.hanging())
+    time.sleep(0.2)
+    pulse.write(tmp_path, 1, Sign(71, "node-2", 4, 2))
+    assert "rank 0 (process 70 on node-1) does not run" in str(watch.hanging())
+    (tmp_path / "1").write_text("")  # read while it is being written
+    assert "rank 0 (process 70 on node-1) does not run" in str(watch.hanging())
+    pulse.write(tmp_path, 1, Sign(71, "node-2", 5, 3))
     assert watch.hanging() is None
+
+
+HOSTS = {"hosts": ("127.0.0.1:1", "127.0.0.2:1"), "interface": "lo"}  # the second is no address of an interface: Horovod takes it for another host
+
+
+@contextmanager
+def another_host(folder: Path, command: str = "") -> Iterator[dict[str, Any]]:
+    """Let this machine be another host too, by an ssh server with keys of its own; settings of a training on both.
+
+    Args:
+        command: what the server runs instead of what it is asked for.
+    """
+    if not (server := shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")):
+        pytest.skip("no sshd on this machine: install openssh-server")
+    folder.mkdir()
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    port = free_ports()["EVERSHELF_GATEWAY__PORT"]
+    serve = [f"Port {port}", "ListenAddress 127.0.0.2", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/user.pub", "StrictModes no", "PidFile none"]
+    (folder / "sshd_config").write_text("\n".join([*serve, f"ForceCommand {command}"] if command else serve) + "\n")
+    (folder / "known_hosts").write_text(f"[127.0.0.2]:{port} {(folder / 'host.pub').read_text()}")
+    reach = [f"Port {port}", f"IdentityFile {folder}/user", "IdentitiesOnly yes", f"UserKnownHostsFile {folder}/known_hosts"]
+    (folder / "config").write_text("\n".join(reach) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # the server wants it; it is made when the machine starts, which a container does not
+    with subprocess.Popen([server, "-D", "-E", folder / "log", "-f", folder / "sshd_config"]) as process:
+        try:
+            while socket.socket().connect_ex(("127.0.0.2", int(port))):
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield HOSTS | {"ssh_config": folder / "config"}
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+def test_ranks_on_two_hosts_end_with_the_very_weights_of_two_on_one_also_when_one_is_killed(tmp_path: Path) -> None:
+    few = {"epochs": 3, "patience": 3}
+    alone = Training(tmp_path / "alone", **few)
+    alone.run()
+    with another_host(tmp_path / "ssh") as hosts:
+        spread = Training(tmp_path / "spread", **few, **hosts)
+        spread.run({2: (signal.SIGKILL, "127.0.0.2")})
+    assert len([line for line in spread.said if "Starting the ranks again" in line]) == 1, spread.said
+    assert not spread.processes()
+    assert spread.outcome() == alone.outcome()
+    ours, theirs = spread.best(), alone.best()
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.slow
+def test_ranks_on_another_host_end_with_who_asked_for_the_training_even_when_they_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERSHELF_PRIVACY__USER_KEY", "not for command lines")
+    asks = (
+        "import sys; from pathlib import Path; from evershelf.settings import TrainingSettings; from training import gang; "
+        "gang.run(Path(sys.argv[1]), TrainingSettings.model_validate_json(sys.argv[2]), print, print)"
+    )
+    with another_host(tmp_path / "ssh") as hosts, monkeypatch.context() as preparing:
+        preparing.setattr(gang, "run", lambda *_: None)
+        training = Training(tmp_path / "file", epochs=10_000, **hosts)
+        training.run()
+        command = [sys.executable, "-u", "-c", asks, str(training.work), training.parameters.model_dump_json()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "epoch" in process.stdout.readline()
+            assert not any("not for command lines" in argument for arguments in training.processes().values() for argument in arguments)
+            [elsewhere] = training.ranks("127.0.0.2")
+            os.kill(elsewhere, signal.SIGSTOP)
+            process.kill()
+        assert training.settled(lambda: not training.processes(), 30), training.processes()
+
+
+@pytest.mark.slow
+def test_a_host_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None:
+    command = f'eval "$(echo "$SSH_ORIGINAL_COMMAND" | sed s,{tmp_path}/file,/nowhere,g)"'
+    with another_host(tmp_path / "ssh", command) as hosts:
+        training = Training(tmp_path / "file", **hosts)
+        with pytest.raises(HostUnfit, match=r"127\.0\.0\.2 does not see /nowhere/work"):
+            training.run()
+    assert not training.processes()
+
+
+def test_an_interface_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HostUnfit, match="no network interface eth77, only "):
+        Training(tmp_path, **HOSTS | {"interface": "eth77"}).run()
+
+
+@pytest.mark.slow
+def test_ranks_without_a_gpu_each_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(HostUnfit, match="localhost has 2 ranks and 0 GPUs"):
+        Training(tmp_path, gpus=True).run()
