@@ -13,4 +13,7 @@ compile all --all-extras "$@"
 for role in gateway spark training airflow; do
     compile "$role" --extra "$role" --constraint requirements/all.txt
 done
+# what tensorflow[and-cuda] brings beside tensorflow
+echo "tensorflow[and-cuda]" | .venv/bin/python -m uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+    --constraint requirements/all.txt --override requirements/overrides.txt - | awk '/^[a-z]/ { of_nvidia = /^nvidia-/ } of_nvidia' >requirements/gpu.txt
 echo "uv" | .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --constraint requirements/all.txt - -o requirements/uv.txt

@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.setup/stamp
-wanted() { { pwd; java -version 2>&1 || true; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum; }
+gpu=${HOROVOD_GPU_OPERATIONS:-}  # NCCL: see "Train on GPUs" in docs/operations.md
+wanted() { { pwd; echo "$gpu"; java -version 2>&1 || true; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum; }
 [[ -x .venv/bin/evershelf && -f $stamp && $(<"$stamp") == "$(wanted)" ]] && exit 0
 mkdir -p .setup/bin
 exec 9>.setup/lock
@@ -15,6 +16,7 @@ step "System packages"
 declare -A packages=([redis-server]=redis-server [wrk]=wrk [prometheus]=prometheus [promtool]=prometheus [java]=openjdk-17-jre-headless [mvn]=maven [g++]=g++)
 missing=()
 for command in "${!packages[@]}"; do command -v "$command" >/dev/null || missing+=("${packages[$command]}"); done
+[[ $EUID -ne 0 || -x /usr/sbin/sshd ]] || missing+=(openssh-server)  # tests train on "another host"; without root and without it they are skipped
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv python3-dev)
 if ((${#missing[@]})); then
     if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
@@ -36,7 +38,7 @@ go_pid=$!
 step "Python environment"
 [[ -x .venv/bin/python ]] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/uv.txt
-.venv/bin/python -m uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements/all.txt
+.venv/bin/python -m uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements/all.txt ${gpu:+requirements/gpu.txt}
 .venv/bin/python -m uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 
 step "The jars of Spark and HDFS"

@@ -91,7 +91,7 @@ def _take_gpu(hvd: Any, tf: Any) -> None:
     if len(found) < hvd.local_size():
         raise HostUnfit(
             f"{host()} has {hvd.local_size()} ranks and {len(found)} GPUs that TensorFlow can use. Nothing was trained and what is live stays live. "
-            "Give it fewer ranks, set training.gpus to false, or see 'Training on GPUs' in docs/operations.md."
+            "Give it fewer ranks, set training.gpus to false, or see 'Train on GPUs' in docs/operations.md."
         )
     mine = found[hvd.local_rank()]
     tf.config.set_visible_devices(mine, "GPU")
