@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG = 1
 PULSE = "pulse-"
 LOOK_S = 1.0  # between two looks for a rank that hangs
 # what ranks on other hosts are given of this process's environment: Horovod writes it into command lines, which everybody on both hosts can read
-EXPORTED = re.compile(r"PATH|PYTHONPATH|LD_LIBRARY_PATH|JAVA_HOME|EVERSHELF_(HOME|CONFIG|HDFS__\w+)|(HADOOP|HOROVOD|NCCL|TF|GLIBC|OMP)_\w+")
+EXPORTED = re.compile(r"PATH|PYTHONPATH|LD_LIBRARY_PATH|EVERSHELF_(HOME|CONFIG|HDFS__\w+)|(HOROVOD|NCCL|TF_CPP|TF_ENABLE|XLA|GLIBC|OMP)_\w+")
 SSH = "ssh -tt -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=15"  # a host that is cut off for 45 s is lost
 
 
