@@ -34,6 +34,7 @@ if ! compgen -G "$cache/horovod-*.whl" >/dev/null; then
         echo "#include \"$2\"" >"$work/include/$1"
     }
     forward tensorflow/compiler/xla/client/xla_builder.h xla/hlo/builder/xla_builder.h
+    echo "namespace xla { template <typename T> using StatusOr = absl::StatusOr<T>; }" >>"$work/include/tensorflow/compiler/xla/client/xla_builder.h"
     for header in service/custom_call_target_registry.h service/hlo.pb.h shape.h xla_data.pb.h; do
         forward "tensorflow/compiler/xla/$header" "xla/$header"
     done
@@ -46,8 +47,14 @@ if ! compgen -G "$cache/horovod-*.whl" >/dev/null; then
         export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib"  # from horovod/tensorflow to the same folder of packages
     fi
     export PATH="$PWD/.venv/bin:$PATH" MAKEFLAGS="-j$(nproc)"
-    if ! "$python" -m pip wheel --no-deps --no-build-isolation --require-hashes --wheel-dir "$work/wheel" \
-        -r requirements/horovod.txt >"$cache/build.log" 2>&1; then
+    # Ranks are to talk over one interface (training.interface, or loopback): Horovod forgets it for half of its connections and takes the host's name instead.
+    set_interface() {
+        "$python" -m pip download --no-deps --no-build-isolation --no-binary :all: --require-hashes --dest "$work" -r requirements/horovod.txt &&
+            mkdir "$work/source" && tar -xzf "$work"/horovod-*.tar.gz -C "$work/source" --strip-components 1 &&
+            sed -i '/::InitializeForProcessSet(/,/^}/ s/iface = gloo_iface_;/iface = gloo_iface_ = global_context.gloo_iface_;/' "$work/source/horovod/common/gloo/gloo_context.cc" &&
+            grep -q "gloo_iface_ = global_context.gloo_iface_" "$work/source/horovod/common/gloo/gloo_context.cc"
+    }
+    if ! { set_interface && "$python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$work/source"; } >"$cache/build.log" 2>&1; then
         tail -30 "$cache/build.log" >&2
         echo "Horovod did not build: nothing can be trained on this machine. The whole log is $cache/build.log." >&2
         exit 1

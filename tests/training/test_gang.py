@@ -139,12 +139,26 @@ def test_the_rank_that_keeps_the_others_waiting_is_named(tmp_path: Path, monkeyp
     assert watch.hanging() is None
 
 
-HOSTS = {"hosts": ("127.0.0.1:1", "127.0.0.2:1"), "interface": "lo"}  # the second is no address of an interface: Horovod takes it for another host
+@contextmanager
+def two_networks() -> Iterator[tuple[str, str, str, list[str]]]:
+    """Two addresses, the interface of both, and what goes before a command that shall run behind the second: in a network of its own, where we may have one."""
+    name, net = f"ev{os.getpid()}", f"198.18.{os.getpid() % 256}"
+    if not shutil.which("ip") or subprocess.run(["ip", "netns", "add", name], capture_output=True).returncode:
+        yield "127.0.0.1", "127.0.0.2", "lo", []  # the second is no address of an interface: Horovod takes it for another host
+        return
+    try:
+        subprocess.run(["ip", "link", "add", name, "type", "veth", "peer", "name", name, "netns", name], check=True)
+        for command, address in (["ip"], f"{net}.1/24"), (["ip", "-n", name], f"{net}.2/24"):
+            subprocess.run([*command, "addr", "add", address, "dev", name], check=True)
+            subprocess.run([*command, "link", "set", name, "up"], check=True)
+        yield f"{net}.1", f"{net}.2", name, ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
 
 
 @contextmanager
-def another_host(folder: Path, command: str = "") -> Iterator[dict[str, Any]]:
-    """Let this machine be another host too, by an ssh server with keys of its own; settings of a training on both.
+def another_host(folder: Path, command: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Let this machine be another host too, by an ssh server with keys of its own; its address, and settings of a training on both.
 
     Args:
         command: what the server runs instead of what it is asked for.
@@ -155,21 +169,23 @@ def another_host(folder: Path, command: str = "") -> Iterator[dict[str, Any]]:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     port = free_ports()["EVERSHELF_GATEWAY__PORT"]
-    serve = [f"Port {port}", "ListenAddress 127.0.0.2", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/user.pub", "StrictModes no", "PidFile none"]
-    (folder / "sshd_config").write_text("\n".join([*serve, f"ForceCommand {command}"] if command else serve) + "\n")
-    (folder / "known_hosts").write_text(f"[127.0.0.2]:{port} {(folder / 'host.pub').read_text()}")
+    configured = [f"Port {port}", f"HostKey {folder}/host", f"AuthorizedKeysFile {folder}/user.pub", "StrictModes no", "PidFile none"]
+    (folder / "sshd_config").write_text("\n".join([*configured, f"ForceCommand {command}"] if command else configured) + "\n")
     reach = [f"Port {port}", f"IdentityFile {folder}/user", "IdentitiesOnly yes", f"UserKnownHostsFile {folder}/known_hosts"]
     (folder / "config").write_text("\n".join(reach) + "\n")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # the server wants it; it is made when the machine starts, which a container does not
-    with subprocess.Popen([server, "-D", "-E", folder / "log", "-f", folder / "sshd_config"]) as process:
-        try:
-            while socket.socket().connect_ex(("127.0.0.2", int(port))):
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.05)
-            yield HOSTS | {"ssh_config": folder / "config"}
-        finally:
-            process.terminate()
+    with two_networks() as (here, there, interface, inside):
+        (folder / "known_hosts").write_text(f"[{there}]:{port} {(folder / 'host.pub').read_text()}")
+        serve = [server, "-D", "-o", f"ListenAddress={there}", "-E", str(folder / "log"), "-f", str(folder / "sshd_config")]
+        with subprocess.Popen([*inside, *serve]) as process:
+            try:
+                while socket.socket().connect_ex((there, int(port))):
+                    assert process.poll() is None, (folder / "log").read_text()
+                    time.sleep(0.05)
+                yield there, {"hosts": (f"{here}:1", f"{there}:1"), "interface": interface, "ssh_config": folder / "config"}
+            finally:
+                process.terminate()
 
 
 @pytest.mark.slow
@@ -177,9 +193,9 @@ def test_ranks_on_two_hosts_end_with_the_very_weights_of_two_on_one_also_when_on
     few = {"epochs": 3, "patience": 3}
     alone = Training(tmp_path / "alone", **few)
     alone.run()
-    with another_host(tmp_path / "ssh") as hosts:
+    with another_host(tmp_path / "ssh") as (other, hosts):
         spread = Training(tmp_path / "spread", **few, **hosts)
-        spread.run({2: (signal.SIGKILL, "127.0.0.2")})
+        spread.run({2: (signal.SIGKILL, other)})
     assert len([line for line in spread.said if "Starting the ranks again" in line]) == 1, spread.said
     assert not spread.processes()
     assert spread.outcome() == alone.outcome()
@@ -195,7 +211,7 @@ def test_ranks_on_another_host_end_with_who_asked_for_the_training_even_when_the
         "import sys; from pathlib import Path; from evershelf.settings import TrainingSettings; from training import gang; "
         "gang.run(Path(sys.argv[1]), TrainingSettings.model_validate_json(sys.argv[2]), print, print)"
     )
-    with another_host(tmp_path / "ssh") as hosts, monkeypatch.context() as preparing:
+    with another_host(tmp_path / "ssh") as (other, hosts), monkeypatch.context() as preparing:
         preparing.setattr(gang, "run", lambda *_: None)
         training = Training(tmp_path / "file", epochs=10_000, **hosts)
         training.run()
@@ -204,7 +220,7 @@ def test_ranks_on_another_host_end_with_who_asked_for_the_training_even_when_the
             assert process.stdout is not None
             assert "epoch" in process.stdout.readline()
             assert not any("not for command lines" in argument for arguments in training.processes().values() for argument in arguments)
-            [elsewhere] = training.ranks("127.0.0.2")
+            [elsewhere] = training.ranks(other)
             os.kill(elsewhere, signal.SIGSTOP)
             process.kill()
         assert training.settled(lambda: not training.processes(), 30), training.processes()
@@ -213,16 +229,16 @@ def test_ranks_on_another_host_end_with_who_asked_for_the_training_even_when_the
 @pytest.mark.slow
 def test_a_host_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None:
     command = f'eval "$(echo "$SSH_ORIGINAL_COMMAND" | sed s,{tmp_path}/file,/nowhere,g)"'
-    with another_host(tmp_path / "ssh", command) as hosts:
+    with another_host(tmp_path / "ssh", command) as (other, hosts):
         training = Training(tmp_path / "file", **hosts)
-        with pytest.raises(HostUnfit, match=r"127\.0\.0\.2 does not see /nowhere/work"):
+        with pytest.raises(HostUnfit, match=f"{other} does not see /nowhere/work"):
             training.run()
     assert not training.processes()
 
 
 def test_an_interface_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostUnfit, match="no network interface eth77, only "):
-        Training(tmp_path, **HOSTS | {"interface": "eth77"}).run()
+        Training(tmp_path, hosts=("127.0.0.1:1", "127.0.0.2:1"), interface="eth77").run()
 
 
 @pytest.mark.slow
