@@ -18,7 +18,7 @@ if [[ $gpu ]]; then
     fi
 fi
 gpu_key() { [[ -z $gpu ]] || { cat requirements/gpu.txt && "$HOROVOD_CUDA_HOME/bin/nvcc" --version; }; }
-key=$(cat "$0" requirements/horovod.txt <(grep -E '^tensorflow==' requirements/all.txt) <(gpu_key) | sha256sum | cut -c1-16)
+key=$(cat "$0" scripts/horovod.patch requirements/horovod.txt <(grep -E '^tensorflow==' requirements/all.txt) <(gpu_key) | sha256sum | cut -c1-16)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/evershelf/horovod-$key"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -47,14 +47,12 @@ if ! compgen -G "$cache/horovod-*.whl" >/dev/null; then
         export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib"  # from horovod/tensorflow to the same folder of packages
     fi
     export PATH="$PWD/.venv/bin:$PATH" MAKEFLAGS="-j$(nproc)"
-    # Ranks are to talk over one interface (training.interface, or loopback): Horovod forgets it for half of its connections and takes the host's name instead.
-    set_interface() {
+    changed_source() {
         "$python" -m pip download --no-deps --no-build-isolation --no-binary :all: --require-hashes --dest "$work" -r requirements/horovod.txt &&
             mkdir "$work/source" && tar -xzf "$work"/horovod-*.tar.gz -C "$work/source" --strip-components 1 &&
-            sed -i '/::InitializeForProcessSet(/,/^}/ s/iface = gloo_iface_;/iface = gloo_iface_ = global_context.gloo_iface_;/' "$work/source/horovod/common/gloo/gloo_context.cc" &&
-            grep -q "gloo_iface_ = global_context.gloo_iface_" "$work/source/horovod/common/gloo/gloo_context.cc"
+            git -C "$work/source" apply "$PWD/scripts/horovod.patch"
     }
-    if ! { set_interface && "$python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$work/source"; } >"$cache/build.log" 2>&1; then
+    if ! { changed_source && "$python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$work/source"; } >"$cache/build.log" 2>&1; then
         tail -30 "$cache/build.log" >&2
         echo "Horovod did not build: nothing can be trained on this machine. The whole log is $cache/build.log." >&2
         exit 1

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 stamp=.setup/stamp
 gpu=${HOROVOD_GPU_OPERATIONS:-}  # NCCL: see "Train on GPUs" in docs/operations.md
-wanted() { { pwd; echo "$gpu"; java -version 2>&1 || true; cat requirements/*.txt scripts/*.sh deploy/*/pom.xml pyproject.toml; } | sha256sum; }
+wanted() { { pwd; echo "$gpu"; java -version 2>&1 || true; cat requirements/*.txt scripts/*.sh scripts/*.patch deploy/*/pom.xml pyproject.toml; } | sha256sum; }
 [[ -x .venv/bin/evershelf && -f $stamp && $(<"$stamp") == "$(wanted)" ]] && exit 0
 mkdir -p .setup/bin
 exec 9>.setup/lock

@@ -153,6 +153,7 @@ def two_networks() -> Iterator[tuple[str, str, str, list[str]]]:
             subprocess.run([*command, "link", "set", name, "up"], check=True)
         yield f"{net}.1", f"{net}.2", name, ["ip", "netns", "exec", name]
     finally:
+        subprocess.run(["ip", "link", "del", name], check=True)  # the kernel would do it too, but later
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
