@@ -41,9 +41,8 @@ if ! compgen -G "$cache/horovod-*.whl" >/dev/null; then
     export CPLUS_INCLUDE_PATH="$work/include:$include/external/farmhash_archive/src:$include/external/highwayhash"
     export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_MPI=1
     if [[ $gpu ]]; then
-        mkdir "$work/lib"
-        ln -s "$nccl/lib/libnccl.so.2" "$work/lib/libnccl.so"
-        export HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$work/lib" HOROVOD_NCCL_LINK=SHARED
+        ln -sf libnccl.so.2 "$nccl/lib/libnccl.so"  # the name that linkers look for
+        export HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$nccl/lib" HOROVOD_NCCL_LINK=SHARED
         export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib"  # from horovod/tensorflow to the same folder of packages
     fi
     export PATH="$PWD/.venv/bin:$PATH" MAKEFLAGS="-j$(nproc)"
