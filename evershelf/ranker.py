@@ -10,6 +10,8 @@ import numpy.typing as npt
 from evershelf.contracts.model import RANK_INPUTS, RANK_OUTPUT, RANKERS, SIGNATURE
 from evershelf.settings import load_settings
 
+ON_CPU = ("CPUExecutionProvider",)  # where rankers are measured: what the gateways' hosts have, a host that trains may lack
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -20,14 +22,17 @@ class Ranker(Protocol):
         """Return [RANKED_CANDIDATES] from inputs as in RANK_INPUTS, with a batch of 1."""
 
 
-def ranker_in(folder: Path) -> Ranker:
+def ranker_in(folder: Path, providers: Sequence[str] = ()) -> Ranker:
     """Open the ranker of a model or a snapshot.
+
+    Args:
+        providers: as of `open_ranker`.
 
     Raises:
         OSError: there is none.
         ValueError: it cannot be loaded, or is not called as evershelf/contracts/model.py says.
     """
-    return open_ranker(ranker_file(folder))
+    return open_ranker(ranker_file(folder), providers)
 
 
 def ranker_file(folder: Path) -> Path:

@@ -18,7 +18,6 @@ missing=()
 for command in "${!packages[@]}"; do command -v "$command" >/dev/null || missing+=("${packages[$command]}"); done
 if [[ $EUID -eq 0 && ! -x /usr/sbin/sshd ]]; then  # tests train on "another host"; without root and without it they are skipped
     missing+=(openssh-server)
-    mkdir -p /etc/ssh && touch /etc/ssh/sshd_not_to_be_run  # Debian would start it as a service: tests start their own, on loopback
 fi
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv python3-dev)
 if ((${#missing[@]})); then
@@ -26,6 +25,7 @@ if ((${#missing[@]})); then
         # dpkg has one lock per machine: wait for another clone's set-up
         (flock 8; apt-get -qq update; DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -o DPkg::Lock::Timeout=600 install --no-install-recommends -y "${missing[@]}" >.setup/apt.log 2>&1 || {
             tail -20 .setup/apt.log >&2; exit 1; }) 8>/tmp/evershelf-apt.lock
+        [[ " ${missing[*]} " != *" openssh-server "* ]] || update-rc.d ssh disable >>.setup/apt.log 2>&1 || true  # nobody asked for a service
     else
         echo "These packages are missing: ${missing[*]}. Nothing was installed; install them (Debian names) and run this again." >&2
         exit 1

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from evershelf.models import model_folder
+from evershelf.errors import in_one_line
+from evershelf.models import model_folder, own_ranker
 from evershelf.settings import CandidateSettings, TrainingSettings
 from evershelf.storage import Place, at_hand
 from training.data import Shop
@@ -75,7 +76,12 @@ def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, c
     if trained_until > shop.split:
         return f"{model_id} has learned from the days that would measure it"
     with at_hand(stored) as folder:
-        return evaluate(folder, shop, seed=settings.seed, candidates=candidates)
+        try:
+            return evaluate(folder, shop, seed=settings.seed, candidates=candidates)
+        except Exception as error:  # a shop's own ranker may fail in any way, on one history of thousands; that must not end every training from now on
+            if not own_ranker(stored):
+                raise
+            return f"the ranker that was brought as {model_id} fails: {type(error).__name__}: {in_one_line(error)[:300]}"
 
 
 def check_unseen(stored: Place, model_id: str, shop: Shop, settings: TrainingSettings) -> None:

@@ -70,7 +70,10 @@ def bring_ranker(ranker: Path | None, golden: Path | None, questions: Path | Non
         raise click.UsageError("Give either --questions FILE, or RANKER.onnx and --golden FILE.")
     base = own_ranker.base_of(model_id)
     if questions:
-        questions.write_text(json.dumps(own_ranker.questions(base)))
+        try:
+            questions.write_text(json.dumps(own_ranker.questions(base)))
+        except OSError as error:
+            raise click.UsageError(f"{questions} cannot be written: {error.strerror}.") from None
         click.echo(f"Wrote the golden requests of {base.name}. {base / 'vocabulary.json'} says what their numbers mean.")
         return
     assert ranker and golden

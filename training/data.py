@@ -105,9 +105,8 @@ def read_shop(settings: TrainingSettings, versions: dict[str, int] | None = None
         filters=[("dt", ">=", since), ("type", "in", [*ACTIONS[1:], "search"])],
         version=versions["events"],
     )
-    products = lake.read("products", columns=["item_id", "title", "brand", "category_path", "price", "valid_from"], version=versions["products"])
-    whole = load_settings()
-    asked = partial(searched_for, language=whole.search.language, currencies=whole.shop.currencies)
+    products = lake.read("products", columns=["item_id", "title", "brand", "category_path", "price", "currency", "valid_from"], version=versions["products"])
+    asked = partial(searched_for, language=load_settings().search.language, currencies=pc.unique(products["currency"]).to_pylist())  # as gateways read it
     return assemble(events, products, _read_orders(since, versions), split_day=split_day, data_as_of=data_as_of, versions=versions, asked=asked)
 
 

@@ -40,6 +40,7 @@ PROTOCOL = (
 # found on the validation choices of Amazon's Beauty; see docs/decisions/0011-the-second-source-is-a-local-regression.md
 RECIPE = {
     "ranks": 1,  # with all cores: two ranks on one machine's two cores would each go over all items' vectors
+    "hosts": (),
     "epochs": 30,  # of 36, those after the 22nd brought nothing to the shoppers who choose
     "patience": 30,  # the best epochs come when the learning rate has fallen
     "batch_size": 64,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from evershelf.contracts.model import RANKED_CANDIDATES
 from evershelf.models import own_ranker
 from evershelf.progress import step
-from evershelf.ranker import ranker_in
+from evershelf.ranker import ON_CPU, ranker_in
 from training.baselines import Vectors
 from training.errors import RankerRefused
 from training.vocabulary import Vocabulary
@@ -63,7 +63,7 @@ class OwnRanked(Exported):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._ranker = ranker_in(folder)
+        self._ranker = ranker_in(folder, ON_CPU)
 
     def catalogue(self, inputs: dict[str, npt.NDArray[np.generic]]) -> Vectors:
         """As above.

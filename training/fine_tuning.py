@@ -26,11 +26,11 @@ from training.errors import TrainingRunning
 from training.search_clicks import Searches
 from training.text_encoder import Encoder
 
-LEAST_SHOPPERS = 2  # of a query: what only one ever asked is theirs
+LEAST_SHOPPERS = 2  # with an account, of a query: what only one ever asked is theirs
 LEAST_PAIRS, LEAST_QUERIES = 1_000, 100  # to learn from
 LEAST_CHOOSING, LEAST_MEASURED = 20, 50  # queries that choose the step, and that decide
 FOLDER = "text_encoders"  # beside the models
-MEANING = (0.0, 1.0, 0.0, 0.0)  # of hybrid.FITS
+MEANING = tuple(float(fit == "meaning") for fit in hybrid.FITS)
 
 
 def fine_tune(settings: Settings, *, minutes: float, say: Say) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def pairs(shop: Shop, searches: Searches, *, held_out: bool) -> Pairs:
     texts, text = np.unique(np.array(searches.embedded, np.object_), return_inverse=True)
     rows = (shop.query > 0) & (searches.item >= 0) & (shop.time < shop.split)
     query, item, shopper = shop.query[rows].astype(np.int64), text[searches.item[rows]], shop.shopper[rows]
-    asked_by = np.bincount(np.unique(np.column_stack([query, shopper]), axis=0)[:, 0], minlength=len(shop.queries))
+    named = shop.known[shopper]  # a guest may be the same person in every visit
+    asked_by = np.bincount(np.unique(np.column_stack([query, shopper])[named], axis=0)[:, 0], minlength=len(shop.queries))
     usable = np.array([search_clicks.held_out(one) is held_out for one in shop.queries]) & (asked_by >= LEAST_SHOPPERS)
     query, item = np.unique(np.column_stack([query, item])[usable[query] & (texts[item] != "")], axis=0).T
     return Pairs(queries=shop.queries, items=texts.tolist(), query=query, item=item)
@@ -129,7 +130,7 @@ def _unchanged(why: str) -> dict[str, Any]:
 
 def _compared(settings: Settings, searches: Searches, made: Path, in_force: Encoder, learned: set[str], say: Say) -> dict[str, Any]:
     """Return NDCG@10 after the split with either encoder: by meaning alone, by all fits, and by all fits of queries that it has not learned."""
-    encoders, gains = {"fine_tuned": Encoder(text_encoder.converted(made), made.name), "in_force": in_force}, {}
+    encoders, gains = {"fine_tuned": Encoder(text_encoder.converted(made, made.parent), made.name), "in_force": in_force}, {}
     for name, encoder in encoders.items():
         say(f"measure the encoder {name.replace('_', ' ')}")
         before, after = search_clicks.asked(searches, encoder, made.parent / name, settings.search.language, say)

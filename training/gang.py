@@ -31,10 +31,14 @@ from training.pulse import Watch
 RANK_LINE = re.compile(r"^\[(\d+)\]<(?:stdout|stderr)>:(.*)$")
 PR_SET_PDEATHSIG = 1
 PULSE = "pulse-"
+UNREACHED = "could not connect to some hosts via ssh"  # says Horovod's launcher
 LOOK_S = 1.0  # between two looks for a rank that hangs
 # what ranks on other hosts are given of this process's environment: Horovod writes it into command lines, which everybody on both hosts can read
-EXPORTED = re.compile(r"PATH|PYTHONPATH|LD_LIBRARY_PATH|EVERSHELF_(HOME|CONFIG|HDFS__\w+)|(HOROVOD|NCCL|TF_CPP|TF_ENABLE|XLA|GLIBC|OMP)_\w+")
-SSH = "ssh -tt -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=15"  # a host that is cut off for 45 s is lost
+EXPORTED = re.compile(
+    r"PATH|PYTHONPATH|LD_LIBRARY_PATH|EVERSHELF_(HOME|CONFIG|HDFS__\w+)|KERAS_BACKEND|NVIDIA_TF32_OVERRIDE|(HOROVOD|NCCL|TF|XLA|GLIBC|OMP)_\w+"
+)
+# a host that is cut off for 45 s is lost
+SSH = "ssh -tt -o BatchMode=yes -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ForwardAgent=no -o ControlPath=none"
 
 
 def run(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, Any]], None], say: Say) -> None:
@@ -54,6 +58,9 @@ def run(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, An
             "Set training.interface to one that all hosts have."
         )
 
+    if parameters.ssh_config and not parameters.ssh_config.is_file():
+        raise HostUnfit(f"There is no training.ssh_config {parameters.ssh_config}. Nothing was trained and what is live stays live. Put it there.")
+
     def progress(epoch: dict[str, Any]) -> None:
         nonlocal lost
         lost = 0
@@ -72,7 +79,7 @@ def run(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, An
 def _attempt(work: Path, parameters: TrainingSettings, report: Callable[[dict[str, Any]], None], say: Say) -> str | None:
     """Run the ranks once; return what ended them before their time, if anything did."""
     for left in work.glob(f"{PULSE}*"):
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)  # a rank that was cut off may still write there
     pulse = Path(tempfile.mkdtemp(prefix=PULSE, dir=work))
     watch = Watch(pulse, parameters.ranks, parameters.hangs_after.total_seconds())
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", "HOROVOD_LOG_LEVEL": "error"}
@@ -120,6 +127,11 @@ def _attempt(work: Path, parameters: TrainingSettings, report: Callable[[dict[st
         return None
     if failed:
         raise getattr(errors, failed[0]["failed"])(failed[0]["message"])
+    if any(UNREACHED in line for line in launchers):
+        raise HostUnfit(
+            f"Not every host of training.hosts, {', '.join(parameters.hosts)}, could be reached over ssh. Nothing was trained and what is live stays live. "
+            "`ssh -o BatchMode=yes HOST true` must say nothing for each of them; the hosts' keys must be known."
+        )
     if hanging:
         return hanging[0]
     return f"A training rank ended early (launcher's exit code {launcher.returncode}); the others were ended. Last lines:\n  " + "\n  ".join(
@@ -163,6 +175,8 @@ def _launch(hosts: str, interface: str, ssh: str, *arguments: str) -> None:
         super(http_server.RendezvousHTTPServer, server).server_bind()
 
     http_server.RendezvousHTTPServer.server_bind = bind
+    if not network.filter_local_addresses([host.split(":")[0] for host in hosts.split(",")]):
+        interface = "lo"  # all are this machine
     env.is_exportable = EXPORTED.fullmatch
     remote.SSH_COMMAND_PREFIX = ssh  # Horovod's own takes any host for the one it says it is
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # whoever asked for the training is gone: end it

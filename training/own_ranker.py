@@ -20,7 +20,7 @@ from evershelf.errors import in_one_line
 from evershelf.golden import Golden, GoldenRequest, difference
 from evershelf.models import model_folder, models_folder, newest_blessed, own_ranker
 from evershelf.progress import Say
-from evershelf.ranker import Ranker, open_ranker, ranker_in
+from evershelf.ranker import ON_CPU, Ranker, open_ranker, ranker_in
 from evershelf.settings import Settings
 from evershelf.storage import ASIDE, Place, fetch, publish
 from evershelf.version import code_version
@@ -76,7 +76,7 @@ def bring(settings: Settings, file: Path, golden_file: Path, base: Place, say: S
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
         folder = Path(aside, "model")
         fetch(base, folder)
-        before = ranker_in(folder)
+        before = ranker_in(folder, ON_CPU)
         for name in RANKERS:
             (folder / name).unlink(missing_ok=True)
         (folder / "ranker.onnx").write_bytes(content)
@@ -97,6 +97,8 @@ def bring(settings: Settings, file: Path, golden_file: Path, base: Place, say: S
         _write(folder / "evaluation.json", measured.report | kept | about)
         with suppress(FileExistsError):  # another process brought the same file meanwhile
             publish(folder, models_folder() / model_id)
+    if blessed and (newest := newest_blessed()) != model_id:
+        say(f"{newest} is newer: candidates and snapshots take that one. Bring the ranker for it, with its vocabulary, to use it")
     return model_id
 
 
@@ -144,7 +146,7 @@ def _problem(known: npt.NDArray[np.bool_], scores: npt.NDArray[Any], again: npt.
 
 def _open(copy: Path, file: Path) -> Ranker:
     try:
-        return open_ranker(copy)
+        return open_ranker(copy, ON_CPU)
     except ValueError as error:
         raise _refused(file, in_one_line(error)[:500]) from None
 

@@ -20,6 +20,8 @@ def use(tf: Any, precision: str) -> str:
     """Have this process compute so; return what becomes of it in words, "" where nothing is to be said."""
     if precision == "bfloat16" and not _HAS_BFLOAT16 & set(_cpu_flags()):
         return "this CPU has no bfloat16, so training.precision does nothing here: products are float32"
+    if precision != "float32" and (precision == "float16") != bool(tf.config.get_visible_devices("GPU")):
+        return f"training.precision is {precision}, which this rank's device has no products for: they are float32"
     if precision in _REWRITE:
         tf.config.optimizer.set_experimental_options({_REWRITE[precision]: True})
     return ""

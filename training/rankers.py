@@ -21,7 +21,7 @@ import numpy.typing as npt
 from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
 from evershelf.errors import in_one_line
 from evershelf.progress import Say
-from evershelf.ranker import Ranker, open_ranker
+from evershelf.ranker import ON_CPU, Ranker, open_ranker
 from evershelf.settings import RankerForm
 from training.blessing import FEWEST
 from training.errors import ExportFailed
@@ -75,7 +75,7 @@ def ship(model: Any, folder: Path, examples: Examples, forms: Sequence[RankerFor
         for form in forms:
             try:
                 file = convert(frozen, form, Path(aside))
-                ranker = open_ranker(file, ["CPUExecutionProvider"])  # what the gateways' hosts have, this one may lack
+                ranker = open_ranker(file, ON_CPU)
                 differences[form] = float(np.abs(_one_by_one(ranker, golden) - wanted).max())
             except Exception as error:  # the converters' errors share no class; another form can ship
                 say(f"ranker {form} is left out, it cannot be made or run here: {type(error).__name__}: {in_one_line(error)[:300]}")

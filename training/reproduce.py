@@ -101,8 +101,13 @@ def replay(settings: Settings, original: Original) -> tuple[TrainingSettings, Sh
         raise CannotReproduce(
             f"Model {model_id} was trained on the shop {lineage['shop']}, this installation has {settings.shop.adapter}. {ADVICE} Do it where its lake is."
         )
+    if (language := lineage.get("language", settings.search.language)) != settings.search.language:
+        raise CannotReproduce(f"Model {model_id} read queries as {language}, search.language is {settings.search.language}. {ADVICE} Set it as it was.")
+    ours = settings.training
+    same = ours.hosts and ours.ranks == lineage["parameters"].get("ranks")  # where it ran says nothing of the model
+    where = {"hosts": ours.hosts, "interface": ours.interface, "ssh_config": ours.ssh_config and str(ours.ssh_config)} if same else {}
     try:
-        parameters = TrainingSettings.model_validate_json(msgspec.json.encode(lineage["parameters"]))
+        parameters = TrainingSettings.model_validate_json(msgspec.json.encode(lineage["parameters"] | where))
     except ValidationError as error:
         raise CannotReproduce(
             f"Model {model_id} was trained with settings that this version does not have ({error.errors()[0]['msg']}). {ADVICE} "

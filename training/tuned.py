@@ -36,7 +36,8 @@ def decision() -> dict[str, Any] | None:
 
 def text_encoder() -> str | None:
     """Return the folder, below the models, of the fine-tuned encoder that was decided for, if one was."""
-    name: str | None = ((decision() or {}).get(TEXT_ENCODER) or {}).get("name")
+    found = (decision() or {}).get(TEXT_ENCODER)
+    name: str | None = found["name"] if found else None
     return name
 
 
@@ -50,9 +51,10 @@ def with_tuned(settings: TrainingSettings) -> TrainingSettings:
         found = decision()
         if found is None:
             return settings
+        text_encoder()  # what cannot be read there is no decision either
         known = {name: value for name, value in found["parameters"].items() if name not in settings.model_fields_set}
         return TrainingSettings.model_validate(settings.model_dump() | known)
-    except (ValidationError, msgspec.DecodeError, KeyError, AttributeError) as error:
+    except (ValidationError, msgspec.DecodeError, KeyError, AttributeError, TypeError) as error:
         raise UnusableData(
             f"{models_folder() / TUNED} is no decision that a training can take: {in_one_line(error)}. Nothing was trained and what is live stays live. "
             "Delete it to train with the settings alone, or run `evershelf tune`."

@@ -100,7 +100,7 @@ def look() -> Overview:
     age = _data_age_days(state.stable)
     tables = head_tables()
     problems += [f"the table {name} is lost: {state.why}; without it {state.without}" for name, state in tables.items() if state.health == "lost"]
-    problems += _problems(settings, state, target, age, reached) + _of_models(state, store, models) + _outdone(store, state.stable)
+    problems += _problems(settings, state, target, age, reached) + _of_models(state, target, store, models) + _outdone(store, state.stable)
     return Overview(
         state=state,
         last_good=target,
@@ -228,13 +228,15 @@ def _models(settings: Settings) -> dict[int, str] | None:
         admin.close()
 
 
-def _of_models(state: LiveState, store: Place, models: dict[int, str] | None) -> list[str]:
+def _of_models(state: LiveState, target: str | None, store: Place, models: dict[int, str] | None) -> list[str]:
+    """Return what is wrong with the model server, for those that it ranks for: not for a snapshot with the shop's own ranker."""
+    wanted = {"stable": state.stable, "the canary": state.canary, "last-good": target}
     with suppress(StorageError):  # named already
-        if state.stable and not has_model(store / state.stable):
-            return []  # gateways rank with the shop's own ranker, as they should
+        wanted = {name: snapshot_id for name, snapshot_id in wanted.items() if snapshot_id and has_model(store / snapshot_id)}
     if models is None:
-        return ["the model server is away: gateways rank in their own process"]
-    if state.stable and models.get(state.registrations[state.stable]) != "AVAILABLE":
+        who = "; it is needed for " + ", ".join(wanted) if "stable" not in wanted else ": gateways rank in their own process"
+        return [f"the model server is away{who}"] if wanted or not state.stable else []
+    if "stable" in wanted and models.get(state.registrations[state.stable or ""]) != "AVAILABLE":
         return ["the model server has not loaded stable's model: gateways rank in their own process"]
     return []
 

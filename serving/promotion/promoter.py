@@ -8,6 +8,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -87,6 +88,10 @@ class _Promoter:
         self.gateways = Gateways()
         self.notes: list[str] = []
         self.result = Promotion(snapshot_id)
+
+    @cached_property
+    def _has_model(self) -> bool:
+        return has_model(self.folder)
 
     def run(self) -> Promotion:
         started = time.monotonic()
@@ -211,6 +216,8 @@ class _Promoter:
             return status
         if status.seq < state.seq:
             return f"it knows {status.seq} of {state.seq} decisions"
+        if not self._has_model and "local_model" not in status.rungs:
+            return "its gateway.rungs lack local_model, where alone the shop's own ranker ranks"
         return "" if self.snapshot_id in status.loaded else status.problems.get(self.snapshot_id, "it has not loaded it")
 
     def _judge(self, state: LiveState, share: float) -> None:
@@ -297,7 +304,7 @@ class _Promoter:
 
 
 def align(models: ServedModels, store: Place, state: LiveState, settings: Settings) -> None:
-    """Make the model server hold what the log says, no more and no less, also after it restarts.
+    """Make the model server hold what the log says, no more and no less, also after it restarts; where that is nothing, it keeps what it has.
 
     Raises:
         ModelServerError: it is away or refuses; gateways go on with the local ranker.
@@ -332,11 +339,11 @@ def _wanted(state: LiveState, store: Place, candidate: str | None) -> dict[str, 
 
 
 def has_model(folder: Place) -> bool:
-    """Return whether the model server ranks with a snapshot, too. One that is damaged counts as one: what it is loaded from was verified before."""
+    """Return whether the model server ranks with a snapshot, too."""
     try:
         return snapshots.read_manifest(folder).has(MODEL)
-    except SnapshotDamaged:
-        return True
+    except SnapshotDamaged:  # what it was loaded from was verified before
+        return (folder / MODEL).is_dir()
 
 
 def _labels(state: LiveState, held: Mapping[str, int]) -> dict[str, int]:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training import evaluate_interactions
+from evershelf.settings import TrainingSettings
+from training import evaluate_interactions, evaluate_sequences
 from training.errors import UnusableData
 from training.interaction_files import read_interactions
 from training.sequence_file import read_sequences
@@ -161,3 +162,9 @@ def test_evaluate_search_finds_what_is_meant_and_not_only_what_is_said(tmp_path:
     difference, low, high = found["better_by"]["bm25"]["NDCG@10"]
     assert low > 0
     assert low <= difference <= high
+
+
+def test_a_file_is_learned_on_this_machine_whatever_hosts_the_shop_trains_on() -> None:
+    spread = TrainingSettings(ranks=8, hosts=("node-1:4", "node-2:4"), interface="eth0")
+    alone = TrainingSettings.model_validate_json(spread.model_copy(update=evaluate_sequences.RECIPE).model_dump_json())  # as each rank does
+    assert (alone.hosts, alone.ranks) == ((), 1)

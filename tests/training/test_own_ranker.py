@@ -96,11 +96,27 @@ def test_the_same_file_is_brought_once_also_when_it_is_the_newest_blessed_model(
     assert said == [f"{brought['model_id']} is brought already"]
 
 
-def test_a_brought_model_is_measured_by_its_own_ranker(brought: dict[str, Any]) -> None:
-    settings = load_settings()
-    measured = blessing.last_blessed(brought["model_id"], data.read_shop(settings.training), settings.training, settings.candidates)
-    assert not isinstance(measured, str)
+def test_a_brought_model_is_measured_by_its_own_ranker_on_the_cpu_whatever_gateways_have(brought: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERSHELF_GATEWAY__ONNX_PROVIDERS", '["TensorrtExecutionProvider"]')
+        load_settings.cache_clear()
+        settings = load_settings()
+        measured = blessing.last_blessed(brought["model_id"], data.read_shop(settings.training), settings.training, settings.candidates)
+    load_settings.cache_clear()
+    assert not isinstance(measured, str), measured
     assert measured.report["metrics"] == brought["metrics"]
+
+
+def test_one_that_fails_later_does_not_stop_the_trainings_that_are_compared_with_it(brought: dict[str, Any]) -> None:
+    file = models_folder() / brought["model_id"] / "ranker.onnx"
+    content = file.read_bytes()
+    settings = load_settings()
+    try:
+        file.write_bytes(b"no graph")
+        found = blessing.last_blessed(brought["model_id"], data.read_shop(settings.training), settings.training, settings.candidates)
+    finally:
+        file.write_bytes(content)
+    assert isinstance(found, str) and found.startswith(f"the ranker that was brought as {brought['model_id']} fails: ValueError")
 
 
 def test_a_ranker_that_knows_nothing_is_refused_by_the_same_rules_and_is_there_to_be_looked_at(
