@@ -20,7 +20,7 @@ SEARCHED = {"title": "title", "brand": "brand", "category": "category_path", "de
 WEIGHTS = "weights.json"  # beside the vectors
 NEAREST = 200
 _BEST = 20  # items that say what the query is about
-_HALF = 30  # the item at this place by words gets half of what the first one gets
+_HALF = 45  # the item at this place by words gets half of what the first one gets; those well before it nearly as much as that
 _LEAST = 0.4  # cosine; an item that matches no word and means less of what was searched for is no answer (six of seven right ones mean more)
 
 
@@ -46,7 +46,7 @@ def fits(lexical: npt.NDArray[np.floating[Any]], vectors: Floats, query: Floats)
     like_the_best = vectors @ middle / max(float(np.linalg.norm(middle)), 1e-9)
     place = np.empty(len(lexical))
     place[np.argsort(-by_words, kind="stable")] = np.arange(len(lexical))
-    first_by_words = np.where(lexical > 0, 1 / (1 + place / _HALF), 0)
+    first_by_words = np.where(lexical > 0, 1 / (1 + (place / _HALF) ** 2), 0)
     return np.column_stack([by_words, meaning, like_the_best, first_by_words]).astype(np.float32)
 
 
