@@ -19,7 +19,11 @@ class Ranker(Protocol):
     """On one thread. Not safe for several threads at once: it may keep its inputs."""
 
     def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
-        """Return [RANKED_CANDIDATES] from inputs as in RANK_INPUTS, with a batch of 1."""
+        """Return [RANKED_CANDIDATES] from inputs as in RANK_INPUTS, with a batch of 1.
+
+        Raises:
+            ValueError: it cannot rank these: an item, an action or a word is outside its vocabulary.
+        """
 
 
 def ranker_in(folder: Path, providers: Sequence[str] = ()) -> Ranker:
@@ -72,7 +76,10 @@ class LiteRTRanker:
     def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
         for name, index in self._inputs.items():
             self._interpreter.set_tensor(index, inputs[name])
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ValueError(f"LiteRT cannot rank these inputs: {error}") from None
         return cast("Floats", self._interpreter.get_tensor(self._output)[0])
 
 
@@ -93,4 +100,7 @@ class OnnxRanker:
             raise ValueError(f"it takes {takes} and gives {gives}; a ranker takes {sorted(RANK_INPUTS)} and gives {[RANK_OUTPUT]}")
 
     def scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
-        return cast("Floats", self._session.run([RANK_OUTPUT], {name: inputs[name] for name in RANK_INPUTS})[0][0])
+        try:
+            return cast("Floats", self._session.run([RANK_OUTPUT], {name: inputs[name] for name in RANK_INPUTS})[0][0])
+        except Exception as error:  # as above
+            raise ValueError(f"ONNX Runtime cannot rank these inputs: {error}") from None

@@ -281,8 +281,14 @@ def _table(spark: SparkSession, name: str, versions: dict[str, int]) -> DataFram
 
 def _sellable_vectors(folder: Place, sold: set[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
     vocabulary = json.loads((folder / "vocabulary.json").read_bytes())["items"]
+    vectors = np.load(io.BytesIO((folder / "item_vectors.npy").read_bytes()))
+    if len(vectors) != len(vocabulary):
+        raise CommandFailed(
+            f"The vocabulary of model {folder.name} names {len(vocabulary)} items, and it has {len(vectors)} item vectors: they are not of one training. "
+            "No candidates were written and what is live stays live; train again, or name another model with --model."
+        )
     rows = [index for index, item in enumerate(vocabulary) if index and item in sold]
-    return [vocabulary[index] for index in rows], np.load(io.BytesIO((folder / "item_vectors.npy").read_bytes()))[rows]
+    return [vocabulary[index] for index in rows], vectors[rows]
 
 
 def _choose_model(model_id: str | None, allow_unblessed: bool) -> str:

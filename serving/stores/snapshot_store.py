@@ -206,8 +206,12 @@ class SnapshotStore:
             [RANKED_CANDIDATES] float32.
 
         Raises:
-            SourceUnavailable: the ranker could not be loaded.
+            SourceUnavailable: the ranker could not be loaded, or cannot rank these.
         """
         if self._ranker is None:
             raise SourceUnavailable(self.ranker_problem)
-        return self._ranker.scores(inputs)
+        try:
+            return self._ranker.scores(inputs)
+        except ValueError as error:
+            logger.error("snapshot %s: %s", self.snapshot_id, error)
+            raise SourceUnavailable("the ranker refuses the request: it knows other items or words than the snapshot") from None

@@ -17,7 +17,7 @@ from tests import own_rankers
 from tests.own_rankers import read
 from tests.training.conftest import Installation
 from training import blessing, data, exported, own_ranker
-from training.errors import RankerRefused
+from training.errors import RankerRefused, UnusableData
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +119,14 @@ def test_one_that_fails_later_does_not_stop_the_trainings_that_are_compared_with
     assert isinstance(found, str) and found.startswith(f"the ranker that was brought as {brought['model_id']} fails: ValueError")
 
 
+def test_a_vocabulary_of_another_training_is_found_out_before_anything_is_measured(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / base.name)
+    vocabulary = read(base / "vocabulary.json")
+    (tmp_path / base.name / "vocabulary.json").write_text(json.dumps(vocabulary | {"items": [*vocabulary["items"], "item-new"]}))
+    with pytest.raises(UnusableData, match="names 27 items, and it has 26 item vectors"):
+        exported.Exported(tmp_path / base.name)
+
+
 def test_a_ranker_that_knows_nothing_is_refused_by_the_same_rules_and_is_there_to_be_looked_at(
     brought: dict[str, Any], base: Path, ring: own_rankers.Table, tmp_path: Path
 ) -> None:
@@ -135,6 +143,7 @@ def test_all_items_are_scored_whatever_their_number(base: Path, tmp_path: Path) 
     many = 450  # three calls, the last one with padding
     vocabulary = read(base / "vocabulary.json") | {"items": ["", *(f"i{number}" for number in range(1, many))]}
     (tmp_path / "model" / "vocabulary.json").write_text(json.dumps(vocabulary))
+    np.save(tmp_path / "model" / "item_vectors.npy", np.zeros((many, 9), np.float32))
     table = np.random.default_rng(1).normal(size=(many, many)).astype(np.float32)
     own_rankers.write(tmp_path / "model" / "ranker.onnx", table)
     opened = exported.OwnRanked(tmp_path / "model")

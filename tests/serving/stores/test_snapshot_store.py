@@ -12,10 +12,12 @@ import pytest
 
 from evershelf import lake, snapshot
 from evershelf.contracts import EVENT_TYPES
+from evershelf.contracts.model import RANK_INPUTS
 from evershelf.contracts.rungs import RUNGS
 from evershelf.errors import CommandFailed
 from evershelf.settings import load_settings
 from serving.build_snapshot import build_snapshot
+from serving.errors import SourceUnavailable
 from serving.stores import layout
 from serving.stores.layout import parents
 from serving.stores.snapshot_store import SnapshotStore
@@ -121,6 +123,18 @@ def test_the_ranker_gives_the_golden_scores(shop: Shop, store: SnapshotStore) ->
     for request in json.loads((shop.snapshots / shop.first / "golden.json").read_bytes())["requests"]:
         inputs = {name: np.array([value], np.float32 if name == "history_ages" else np.int32) for name, value in request["inputs"].items()}
         np.testing.assert_allclose(store.rank(inputs), request["scores"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["candidates", "history_items", "query_words"])
+def test_a_number_outside_the_models_vocabulary_costs_the_rung_and_nothing_after_it(store: SnapshotStore, name: str) -> None:
+    inputs = {name: np.zeros((1, length), kind) for name, (kind, length) in RANK_INPUTS.items()}
+    inputs["candidates"][0, :2] = (1, 2)
+    before = store.rank(inputs)
+    wrong = {each: array.copy() for each, array in inputs.items()}
+    wrong[name][0, -1] = 1_000_000
+    with pytest.raises(SourceUnavailable, match="knows other items or words than the snapshot"):
+        store.rank(wrong)
+    np.testing.assert_array_equal(store.rank(inputs), before)
 
 
 def test_an_item_that_no_product_describes_is_refused_by_name(shop: Shop) -> None:
