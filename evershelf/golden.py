@@ -28,6 +28,23 @@ class Golden(msgspec.Struct, frozen=True):
     requests: Annotated[list[GoldenRequest], msgspec.Meta(min_length=1)]
     ranker_tolerance: float = GOLDEN_TOLERANCE  # an int8 ranker rounds, and on each kind of processor otherwise
 
+    def arrays(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        """Return the inputs as in RANK_INPUTS and the scores, [requests, RANKED_CANDIDATES], of all requests together."""
+        requests = [request.arrays() for request in self.requests]
+        return {name: np.concatenate([inputs[name] for inputs, _ in requests]) for name in RANK_INPUTS}, np.stack([scores for _, scores in requests])
+
+
+def read_golden(content: bytes) -> Golden:
+    """Read golden.json.
+
+    Raises:
+        ValueError: it holds none, or one lacks an input.
+    """
+    golden = msgspec.json.decode(content, type=Golden)  # what msgspec raises is a ValueError
+    for request in golden.requests:
+        request.arrays()
+    return golden
+
 
 def difference(scores: NDArray[Any], wanted: NDArray[np.float32], tolerance: float = GOLDEN_TOLERANCE) -> str:
     """Return how scores differ from the golden ones, in words; '' when they agree."""

@@ -38,6 +38,12 @@ def own_ranker(folder: Place) -> dict[str, str] | None:
     return found
 
 
+def torn(folder: Place, items: int, vectors: int) -> str:
+    """Return that a model's vocabulary and its item vectors are not of one training, as a sentence; '' when they can be."""
+    known = f"The vocabulary of model {folder.name} names {items} items, and it has {vectors} item vectors"
+    return "" if items == vectors else f"{known}: they are not of one training."
+
+
 def finished_models() -> list[str]:
     """Return the ids of all finished models, newest data first; of the same data, the one that was trained last comes first."""
     folder = models_folder()

@@ -38,7 +38,7 @@ from evershelf.contracts.candidates import (
 )
 from evershelf.contracts.model import HISTORY_LENGTH
 from evershelf.errors import CommandFailed
-from evershelf.models import model_folder, newest_blessed, read_evaluation
+from evershelf.models import model_folder, newest_blessed, read_evaluation, torn
 from evershelf.settings import CandidateSettings, Settings, load_settings
 from evershelf.storage import Place, at, create, new_folder
 from evershelf.telemetry import CANDIDATES_SECONDS, metrics
@@ -282,11 +282,8 @@ def _table(spark: SparkSession, name: str, versions: dict[str, int]) -> DataFram
 def _sellable_vectors(folder: Place, sold: set[str]) -> tuple[list[str], np.ndarray[Any, Any]]:
     vocabulary = json.loads((folder / "vocabulary.json").read_bytes())["items"]
     vectors = np.load(io.BytesIO((folder / "item_vectors.npy").read_bytes()))
-    if len(vectors) != len(vocabulary):
-        raise CommandFailed(
-            f"The vocabulary of model {folder.name} names {len(vocabulary)} items, and it has {len(vectors)} item vectors: they are not of one training. "
-            "No candidates were written and what is live stays live; train again, or name another model with --model."
-        )
+    if problem := torn(folder, len(vocabulary), len(vectors)):
+        raise CommandFailed(f"{problem} No candidates were written and what is live stays live; train again, or name another model with --model.")
     rows = [index for index, item in enumerate(vocabulary) if index and item in sold]
     return [vocabulary[index] for index in rows], vectors[rows]
 

@@ -3,8 +3,8 @@
 import msgspec
 
 from evershelf.errors import in_one_line
-from evershelf.models import model_folder, own_ranker
-from evershelf.settings import CandidateSettings, TrainingSettings
+from evershelf.models import model_folder, newest_blessed, own_ranker
+from evershelf.settings import CandidateSettings, Settings, TrainingSettings
 from evershelf.storage import Place, at_hand
 from training.data import Shop
 from training.errors import NotEnoughData
@@ -65,6 +65,12 @@ def _by_slice(new: Measured, stable: Measured, settings: TrainingSettings, stabl
         if high < -margin:
             verdicts.append((False, f"slice {name} ({int(part.sum())} events): {METRIC} is MORE than {share} below {stable_id} ({low:+.4f} to {high:+.4f})"))
     return verdicts or [(True, f"in none of {len(compared)} slices shown to be more than {share} below {stable_id}")]
+
+
+def beside_newest(new: Measured, shop: Shop, settings: Settings) -> tuple[bool, list[str]]:
+    """Bless or refuse a model beside the newest blessed one; returns as `bless`."""
+    newest = newest_blessed()
+    return bless(new, last_blessed(newest, shop, settings.training, settings.candidates), settings.training, newest or "")
 
 
 def last_blessed(model_id: str | None, shop: Shop, settings: TrainingSettings, candidates: CandidateSettings) -> Measured | str:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evershelf.contracts.model import RANKED_CANDIDATES
-from evershelf.models import own_ranker
+from evershelf.models import own_ranker, torn
 from evershelf.progress import step
 from evershelf.ranker import ON_CPU, ranker_in
 from training.baselines import Vectors
@@ -26,11 +26,8 @@ class Exported:
 
         self.vocabulary = Vocabulary.load(folder / "vocabulary.json")
         self.item_vectors: Vectors = np.load(folder / "item_vectors.npy")
-        if len(self.item_vectors) != len(self.vocabulary.items):
-            raise UnusableData(
-                f"The vocabulary of model {folder.name} names {len(self.vocabulary.items)} items, and it has {len(self.item_vectors)} item vectors: they are "
-                "not of one training. Nothing was measured or exported and what is live stays live; train again."
-            )
+        if problem := torn(folder, len(self.vocabulary.items), len(self.item_vectors)):
+            raise UnusableData(f"{problem} Nothing was measured or exported and what is live stays live; train again.")
         self._signatures = tf.saved_model.load(str(folder / "saved_model")).signatures
         self._tensor = tf.constant
 

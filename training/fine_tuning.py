@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from evershelf import hybrid
 from evershelf.models import models_folder
@@ -20,9 +19,9 @@ from evershelf.settings import Settings
 from evershelf.storage import glob, publish, remove
 from evershelf.text_encoder import TOKENIZER
 from training import contrastive, ranking, search_clicks, search_ranking, text_encoder, tuned
+from training.alone import alone
 from training.contrastive import Pairs
 from training.data import Shop, read_shop
-from training.errors import TrainingRunning
 from training.search_clicks import Searches
 from training.text_encoder import Encoder
 
@@ -63,29 +62,23 @@ def fine_tune(settings: Settings, *, minutes: float, say: Say) -> dict[str, Any]
     if few := [f"{count} {what}, {least} are needed" for what, (count, least) in counts.items() if count < least]:
         return _unchanged(f"there is not enough to learn from: {'; '.join(few)}")
     work = settings.home / "training" / "fine-tuning"
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work.with_suffix(".lock"), timeout=0):  # a redaction takes work whose lock is free for left behind
-            shutil.rmtree(work, ignore_errors=True)  # of one that was killed
-            made = work / "encoder"
-            made.mkdir(parents=True)
-            backbone, tokenizer = text_encoder.load(text_encoder.published())
-            before, best = contrastive.learn(backbone, tokenizer, learning, choosing, minutes=minutes, seed=current.seed, say=say)
-            learned: dict[str, Any] = {
-                "pairs": len(learning.query),
-                "queries": counts["queries to learn from"][0],
-                "chosen_by_MRR": [round(before, 5), round(best, 5)],
-            }
-            if best <= before:
-                found = _unchanged("the queries held out were found no better after any step") | learned
-            else:
-                backbone.save_to_preset(str(made))
-                shutil.copyfile(text_encoder.published() / TOKENIZER, made / TOKENIZER)
-                found = _compared(settings, searches, made, in_force, {learning.queries[one] for one in learning.query}, say) | learned
-                found |= decide(found["hybrid"]["better_by"], made, found | {"data_as_of": str(shop.data_as_of), "tables": shop.versions})
-            shutil.rmtree(work)
-    except Timeout:
-        raise TrainingRunning("`evershelf fine-tune` runs in another process. Nothing was started; wait for it.") from None
+    with alone(work, "fine-tune"):
+        made = work / "encoder"
+        made.mkdir()
+        backbone, tokenizer = text_encoder.load(text_encoder.published())
+        before, best = contrastive.learn(backbone, tokenizer, learning, choosing, minutes=minutes, seed=current.seed, say=say)
+        learned: dict[str, Any] = {
+            "pairs": len(learning.query),
+            "queries": counts["queries to learn from"][0],
+            "chosen_by_MRR": [round(before, 5), round(best, 5)],
+        }
+        if best <= before:
+            found = _unchanged("the queries held out were found no better after any step") | learned
+        else:
+            backbone.save_to_preset(str(made))
+            shutil.copyfile(text_encoder.published() / TOKENIZER, made / TOKENIZER)
+            found = _compared(settings, searches, made, in_force, {learning.queries[one] for one in learning.query}, say) | learned
+            found |= decide(found["hybrid"]["better_by"], made, found | {"data_as_of": str(shop.data_as_of), "tables": shop.versions})
     return found
 
 

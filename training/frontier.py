@@ -8,13 +8,11 @@ Sources: Hinton et al., "Distilling the knowledge in a neural network", 2015; ma
 efficient neural networks", NeurIPS 2015.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from evershelf.contracts.model import QUERY_WORDS, RANK_INPUTS
@@ -23,9 +21,10 @@ from evershelf.progress import Say
 from evershelf.ranker import open_ranker
 from evershelf.settings import Settings, TrainingSettings
 from training import data, loop, rankers, tuned
+from training.alone import alone
 from training.blessing import FEWEST
 from training.data import Shop, read_shop
-from training.errors import NotEnoughData, TrainingRunning
+from training.errors import NotEnoughData
 from training.examples import Examples
 from training.export import golden_requests
 from training.exported import BATCH
@@ -70,14 +69,8 @@ def frontier(settings: Settings, sizes: list[Size], say: Say) -> dict[str, Any]:
     if not len(comparing):
         raise NotEnoughData("None of the shoppers who choose the epoch came after the split, so no size can be compared. Nothing changed; publish more days.")
     work = settings.home / "training" / "frontier"
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work.with_suffix(".lock"), timeout=0):  # a redaction takes work whose lock is free for left behind
-            shutil.rmtree(work, ignore_errors=True)  # of one that was killed
-            found = _train(trainings, shop, choosing, comparing, work, say)
-            shutil.rmtree(work)
-    except Timeout:
-        raise TrainingRunning("`evershelf frontier` runs in another process. Nothing was started; wait for it.") from None
+    with alone(work, "frontier"):
+        found = _train(trainings, shop, choosing, comparing, work, say)
     return decide(settings.training, given_up(found, shop.shopper[comparing], current.seed), len(comparing)) | {"data_as_of": str(shop.data_as_of)}
 
 

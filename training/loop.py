@@ -68,7 +68,7 @@ def train(work: Path, pulse: Path) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     if (said := precision.use(tf, settings.precision)) and hvd.rank() == 0:
-        print(json.dumps({"say": said}), flush=True)
+        _say(said)
     examples = Examples.load(work / EXAMPLES)
     keras.utils.set_random_seed(settings.seed)
     trainer = Trainer(settings, examples, at((work / KEPT_AT).read_text()), Pulse.of_rank(pulse, hvd.rank()), hvd, tf, keras)
@@ -85,6 +85,11 @@ def train(work: Path, pulse: Path) -> None:
             print(json.dumps(figures | {"training_seconds": round(learned, 3), "seconds": round(seconds, 2)}), flush=True)
 
 
+def _say(text: str) -> None:
+    """Tell people: training/gang.py passes it on."""
+    print(json.dumps({"say": text}), flush=True)
+
+
 def _take_gpu(hvd: Any, tf: Any) -> None:
     """Let this rank see one GPU of its host only, and take no more of its memory than it needs."""
     found = tf.config.list_physical_devices("GPU")
@@ -97,7 +102,7 @@ def _take_gpu(hvd: Any, tf: Any) -> None:
     tf.config.set_visible_devices(mine, "GPU")
     tf.config.experimental.set_memory_growth(mine, True)
     if hvd.rank() == 0 and hvd.size() > 1 and not hvd.nccl_built():
-        print(json.dumps({"say": "Horovod was built without NCCL: gradients go by way of the hosts' memory, which is slow."}), flush=True)
+        _say("Horovod was built without NCCL: gradients go by way of the hosts' memory, which is slow.")
 
 
 class Trainer:
@@ -319,8 +324,7 @@ class Trainer:
                 for variable, value in zip(self._variables(), values, strict=True):
                     variable.assign(value)
             except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                say = f"The checkpoint {self.place / CHECKPOINT} is damaged ({error}); the training begins anew. Nothing else is lost."
-                print(json.dumps({"say": say}), flush=True)
+                _say(f"The checkpoint {self.place / CHECKPOINT} is damaged ({error}); the training begins anew. Nothing else is lost.")
         for variable in self._variables():
             variable.assign(self.hvd.broadcast(variable.value, root_rank=0))
         state = self.hvd.broadcast(self.tf.constant(state, self.tf.float64), root_rank=0, name="state").numpy()

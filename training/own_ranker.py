@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evershelf.contracts.model import OWN_RANKER, RANKED_CANDIDATES, RANKERS
 from evershelf.errors import in_one_line
-from evershelf.golden import Golden, GoldenRequest, difference
+from evershelf.golden import Golden, difference, read_golden
 from evershelf.models import model_folder, models_folder, newest_blessed, own_ranker
 from evershelf.progress import Say
 from evershelf.ranker import ON_CPU, Ranker, open_ranker, ranker_in
@@ -82,16 +82,14 @@ def bring(settings: Settings, file: Path, golden_file: Path, base: Place, say: S
         (folder / "ranker.onnx").write_bytes(content)
         row = _agreement(_open(folder / "ranker.onnx", file), before, golden, settings, file) | {"megabytes": round(len(content) / 1e6, 3)}
         say(f"{file} gives the golden scores; {row['milliseconds']:.3f} ms for a request, {row['ratio']:.2f} times what {base.name} takes")
-        _write(folder / "golden.json", {"requests": golden})
+        _write(folder / "golden.json", {"requests": golden.requests})
         lineage = msgspec.json.decode((base / "lineage.json").read_bytes())
         own = {OWN_RANKER: {"base": base.name, "sha256": digest}, "code_version": code_version()}
         _write(folder / "lineage.json", lineage | own)
         shop = data.read_shop(settings.training)
         blessing.check_unseen(folder, base.name, shop, settings.training)
         measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
-        newest = newest_blessed()
-        stable = blessing.last_blessed(newest, shop, settings.training, settings.candidates)
-        blessed, why = blessing.bless(measured, stable, settings.training, newest or "")
+        blessed, why = blessing.beside_newest(measured, shop, settings)
         kept = {name: value for name, value in msgspec.json.decode((base / "evaluation.json").read_bytes()).items() if name == "search"}
         about = {"rankers": [row], "blessed": blessed, "why": why, "model_id": model_id, "trained_at": round(time.time(), 3)}
         _write(folder / "evaluation.json", measured.report | kept | about)
@@ -102,24 +100,23 @@ def bring(settings: Settings, file: Path, golden_file: Path, base: Place, say: S
     return model_id
 
 
-def _agreement(ranker: Ranker, base: Ranker, golden: list[GoldenRequest], settings: Settings, file: Path) -> dict[str, Any]:
+def _agreement(ranker: Ranker, base: Ranker, golden: Golden, settings: Settings, file: Path) -> dict[str, Any]:
     """Return what stands of the ranker in evaluation.json, but for its size.
 
     Raises:
         RankerRefused: names the first thing that is wrong.
     """
-    requests = [request.arrays() for request in golden]
     furthest = 0.0
-    for number, (inputs, wanted) in enumerate(requests, 1):
+    for number, request in enumerate(golden.requests, 1):
+        inputs, wanted = request.arrays()
         try:
             scores, again = ranker.scores(inputs), ranker.scores(inputs)
-        except Exception as error:  # those of ONNX Runtime share no class
+        except ValueError as error:
             raise _refused(file, f"asked golden request {number}, it fails: {in_one_line(error)[:300]}") from None
         if problem := _problem(inputs["candidates"][0] > 0, scores, again, wanted):
             raise _refused(file, f"on golden request {number}, {problem}")
         furthest = max(furthest, float(np.abs(scores - wanted)[inputs["candidates"][0] > 0].max()))
-    together = {name: np.concatenate([inputs[name] for inputs, _ in requests]) for name in requests[0][0]}
-    took = race({"own": ranker, "base": base}, together)
+    took = race({"own": ranker, "base": base}, golden.arrays()[0])
     most = settings.gateway.deadline.total_seconds() * 1000 * MOST_OF_DEADLINE
     if took["own"] > most:
         raise _refused(
@@ -151,18 +148,20 @@ def _open(copy: Path, file: Path) -> Ranker:
         raise _refused(file, in_one_line(error)[:500]) from None
 
 
-def _answered(file: Path, base: Place) -> list[GoldenRequest]:
+def _answered(file: Path, base: Place) -> Golden:
     """Return the golden requests that the shop scored. They must be the base's: made of item numbers, not of anybody's history, and none left out.
 
     Raises:
         RankerRefused: they are not.
     """
-    ours, theirs = _golden(base / "golden.json").requests, _golden(file).requests
-    for number, request in enumerate(theirs, 1):
+    ours, theirs = _golden(base / "golden.json"), _golden(file)
+    for number, request in enumerate(theirs.requests, 1):
         if len(request.scores) != RANKED_CANDIDATES:
             raise _refused(file, f"request {number} has {len(request.scores)} scores, not {RANKED_CANDIDATES}", "golden requests")
-    same = len(ours) == len(theirs) and all(
-        np.array_equal(array, other.arrays()[0][name]) for one, other in zip(ours, theirs, strict=True) for name, array in one.arrays()[0].items()
+    same = len(ours.requests) == len(theirs.requests) and all(
+        np.array_equal(array, other.arrays()[0][name])
+        for one, other in zip(ours.requests, theirs.requests, strict=True)
+        for name, array in one.arrays()[0].items()
     )
     if not same:
         raise _refused(file, f"they are not those of {base.name}; write those with --questions and score them, all and unchanged", "golden requests")
@@ -171,12 +170,9 @@ def _answered(file: Path, base: Place) -> list[GoldenRequest]:
 
 def _golden(file: Place) -> Golden:
     try:
-        golden = msgspec.json.decode(_read(file), type=Golden)
-        for request in golden.requests:
-            request.arrays()
-    except ValueError as error:  # what msgspec raises is a ValueError
+        return read_golden(_read(file))
+    except ValueError as error:
         raise _refused(file, f"{error}", "golden requests") from None
-    return golden
 
 
 def _read(file: Place) -> bytes:

@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_INPUTS, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
+from evershelf.contracts.model import GOLDEN_TOLERANCE, RANK_OUTPUT, RANKED_CANDIDATES, SIGNATURE
 from evershelf.errors import in_one_line
+from evershelf.golden import read_golden
 from evershelf.progress import Say
 from evershelf.ranker import ON_CPU, Ranker, open_ranker
 from evershelf.settings import RankerForm
@@ -65,7 +66,7 @@ def ship(model: Any, folder: Path, examples: Examples, forms: Sequence[RankerFor
         ExportFailed: no float32 one gives the SavedModel's scores.
     """
     exported = Exported(folder)
-    golden, wanted = _read_golden(folder)
+    golden, wanted = read_golden((folder / "golden.json").read_bytes()).arrays()
     events = questions(exported, examples)
     count = len(events["candidates"]) if events else 0
     best = ndcg(exported.scores(events)) if events and count >= FEWEST else 0.0
@@ -237,12 +238,6 @@ def race(rankers: dict[Any, Ranker], requests: Inputs) -> dict[Any, float]:
 
 def _one_by_one(ranker: Ranker, requests: Inputs) -> Scores:
     return np.stack([ranker.scores({name: array[row : row + 1] for name, array in requests.items()}) for row in range(len(requests["candidates"]))])
-
-
-def _read_golden(folder: Path) -> tuple[Inputs, Scores]:
-    requests = msgspec.json.decode((folder / "golden.json").read_bytes())["requests"]
-    inputs = {name: np.array([request["inputs"][name] for request in requests], dtype) for name, (dtype, _) in RANK_INPUTS.items()}
-    return inputs, np.array([request["scores"] for request in requests], np.float32)
 
 
 def _tolerate(folder: Path, difference: float) -> None:

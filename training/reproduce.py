@@ -12,8 +12,9 @@ from deltalake.exceptions import DeltaError
 from pydantic import ValidationError
 
 from evershelf import snapshot
-from evershelf.contracts.model import GOLDEN_TOLERANCE, OWN_RANKER, RANK_INPUTS
+from evershelf.contracts.model import GOLDEN_TOLERANCE, OWN_RANKER
 from evershelf.errors import StorageError, in_one_line
+from evershelf.golden import read_golden
 from evershelf.models import finished_models, models_folder
 from evershelf.progress import Say
 from evershelf.settings import Settings, TrainingSettings
@@ -140,9 +141,9 @@ def compare(original: Original, made: Path, found: dict[str, Any]) -> dict[str, 
     same_vocabulary = all(vocabulary.get(name) == known for name, known in _read(original.folder / "vocabulary.json").items())
     scores = vectors = None
     if same_vocabulary:  # else the numbers in the golden requests are other items
-        exported, requests = Exported(made), _read(original.folder / "golden.json")["requests"]
-        inputs = {name: np.array([request["inputs"][name] for request in requests], dtype) for name, (dtype, _) in RANK_INPUTS.items()}
-        scores = _difference(exported.scores(inputs), np.array([request["scores"] for request in requests]))
+        exported = Exported(made)
+        inputs, wanted = read_golden((original.folder / "golden.json").read_bytes()).arrays()
+        scores = _difference(exported.scores(inputs), wanted)
         if original.item_vectors.is_file():
             vectors = _difference(exported.item_vectors, np.load(io.BytesIO(original.item_vectors.read_bytes())))
     then, now = _read(original.folder / "evaluation.json")["metrics"], found["metrics"]

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from evershelf import lake
 from evershelf.contracts.model import TEXT_ENCODER
-from evershelf.models import model_folder, models_folder, newest_blessed
+from evershelf.models import model_folder, models_folder
 from evershelf.progress import Say
 from evershelf.settings import Settings, TrainingSettings
 from evershelf.storage import ASIDE, Place, at, publish, remove
@@ -138,9 +138,7 @@ def _finish(
     warm_start.keep(model, prepared.features, folder)
     shipped = rankers.ship(model, folder, prepared, settings.training.rankers, say)
     measured = evaluation.evaluate(folder, shop, seed=settings.training.seed, candidates=settings.candidates)
-    before = newest_blessed()
-    stable = blessing.last_blessed(before, shop, settings.training, settings.candidates)
-    blessed, why = blessing.bless(measured, stable, settings.training, before or "")
+    blessed, why = blessing.beside_newest(measured, shop, settings)
     search = {"search": search_clicks.write(shop, encoder, folder / TEXT_ENCODER, settings.search.language, settings.training.seed, say)} if encoder else {}
     seconds = round(time.monotonic() - started, 1)
     about = {"model_id": model_id, "best_epoch": epoch, "training_seconds": seconds, "trained_at": round(time.time(), 3)}

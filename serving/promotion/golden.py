@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import msgspec
-
 from evershelf.contracts.snapshot import GOLDEN
 from evershelf.errors import SnapshotDamaged
-from evershelf.golden import Golden, difference
+from evershelf.golden import difference, read_golden
 from serving.errors import ServingError
 from serving.stores.snapshot_store import SnapshotStore
 from serving.tf_serving.client import ModelServerAdmin
@@ -31,14 +29,14 @@ def check(folder: Path, version: int | None, admin: ModelServerAdmin) -> int:
         SnapshotDamaged: no golden queries, or a ranker that cannot be opened.
     """
     try:
-        golden = msgspec.json.decode((folder / GOLDEN).read_bytes(), type=Golden)
-        requests = [request.arrays() for request in golden.requests]
-    except (OSError, ValueError) as error:  # what msgspec raises is a ValueError
+        golden = read_golden((folder / GOLDEN).read_bytes())
+    except (OSError, ValueError) as error:
         raise SnapshotDamaged(
             f"The golden queries of {folder.name} cannot be read ({error}). It is refused; what is live stays live. Build it again."
         ) from None
     store = SnapshotStore(folder)
-    for number, (inputs, wanted) in enumerate(requests, start=1):
+    for number, request in enumerate(golden.requests, start=1):
+        inputs, wanted = request.arrays()
         if version is not None:
             scores, answered = admin.predict(version, inputs)
             if answered != version:
@@ -47,4 +45,4 @@ def check(folder: Path, version: int | None, admin: ModelServerAdmin) -> int:
                 raise GoldenDiffers(f"Other scores from the model server on golden query {number}: {other}.")
         if other := difference(store.rank(inputs), wanted, golden.ranker_tolerance):
             raise GoldenDiffers(f"Other scores from the local ranker on golden query {number}: {other}.")
-    return len(requests)
+    return len(golden.requests)
